@@ -1,0 +1,304 @@
+"""Reading objects of the store: straight from packs where that is fast, through libgit2 for all the rest.
+
+Most objects are entries that `packs.PackWriter` wrote: a stored-deflate stream, which one system call reads into place, its
+block heads set aside. (Not mapped: mapped pages count as the process's memory, and touching them costs more than reading.)
+What Git itself put there (a fetched delta, a loose object) goes through pygit2. Object names are not re-computed here: every
+chunk is compared with its own id when it is decoded, and everything else is parsed strictly.
+"""
+
+import bisect
+import mmap
+import os
+import struct
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from git_gru.errors import StoreError
+from git_gru.ids import Buffer
+from git_gru.store.packs import KINDS, STORED_BLOCK, Kind
+
+LONGEST_OBJECT = 1 << 28
+"""Longest object that is read, in bytes: more than any chunk's blob, and a model tree of 10 TB."""
+
+MOST_OPEN = 64
+"""How many packs are kept open at once."""
+
+_OID = 20
+_BLOCK_HEAD = 5
+_BLOCKS_A_CALL = 256  # two buffers each; Linux takes 1,024 a call
+_LONGEST_ENTRY_HEADER = 12
+_MOST_INFLATED = 1100  # deflate cannot do better than 1:1032
+_MAPPED_INDEX = 1 << 22  # a larger index is mapped, not read: few packs have one
+
+T = TypeVar("T")
+
+
+class ObjectMissingError(StoreError):
+    """An object that the store should have is not there."""
+
+
+class ObjectDamagedError(StoreError):
+    """An object of the store that cannot be read."""
+
+
+class Pack:
+    """One pack and its index. The pack's file is opened when it is read, and by `files` closed when others are."""
+
+    def __init__(self, path: Path, files: "OpenFiles") -> None:
+        self.path = path
+        self._files = files
+        self.index = _load(path.with_suffix(".idx"))
+        self.size = path.stat().st_size
+        if self.index[:8] != b"\xfftOc\0\0\0\2":
+            raise ObjectDamagedError(
+                f"{path.with_suffix('.idx')}: not a pack index of version 2", hint=REPAIR
+            )
+        self.count: int = struct.unpack_from(">I", self.index, 8 + 255 * 4)[0]
+        self._ids = 8 + 1024
+        if len(self.index) < self._ids + self.count * 28 + 40 or self.size < 32:
+            raise ObjectDamagedError(f"{path}: the pack or its index is truncated", hint=REPAIR)
+
+    def oids(self) -> list[bytes]:
+        """The ids of all objects, ascending."""
+        table = self.index[self._ids : self._ids + self.count * _OID]
+        return [table[i : i + _OID] for i in range(0, len(table), _OID)]
+
+    def find(self, oid: bytes) -> int | None:
+        """The offset of an object's entry, or None."""
+        low = 0 if oid[0] == 0 else struct.unpack_from(">I", self.index, 8 + (oid[0] - 1) * 4)[0]
+        high = struct.unpack_from(">I", self.index, 8 + oid[0] * 4)[0]
+        at = bisect.bisect_left(range(high), oid, low, high, key=self._oid)
+        if at == high or self._oid(at) != oid:
+            return None
+        (offset,) = struct.unpack_from(">I", self.index, self._ids + self.count * 24 + at * 4)
+        if offset & 1 << 31:
+            large = self._ids + self.count * 28 + (offset & 0x7FFFFFFF) * 8
+            (offset,) = struct.unpack_from(">Q", self.index, large)
+        return int(offset)
+
+    def read(self, offset: int) -> tuple[int, Buffer] | None:
+        """(type number, content) of the entry at `offset`; None for a delta entry, which is left to libgit2."""
+        kind, size, start = self._entry(offset)
+        if kind not in KINDS.values():
+            return None
+        content = self._unwrap(start, size)
+        return kind, self._inflate(start, size) if content is None else content
+
+    def head(self, offset: int, length: int) -> tuple[int, Buffer] | None:
+        """(size, first bytes) of a stored-deflate entry's content; None for any other."""
+        kind, size, start = self._entry(offset)
+        data = self._pread(start + 2, _BLOCK_HEAD + min(length, size, STORED_BLOCK))
+        if kind not in KINDS.values() or data[0] > 1:
+            return None
+        return size, data[_BLOCK_HEAD:]
+
+    def packed(self, offset: int) -> bytes | None:
+        """The entry at `offset` as it stands in the pack, if it is a stored-deflate entry; else None."""
+        kind, size, start = self._entry(offset)
+        if kind not in KINDS.values() or self._unwrap(start, size) is None:
+            return None
+        blocks = max(size - 1, 0) // STORED_BLOCK + 1
+        return self._pread(offset, start - offset + 2 + blocks * _BLOCK_HEAD + size + 4)
+
+    def _oid(self, at: int) -> bytes:
+        return self.index[self._ids + at * _OID : self._ids + (at + 1) * _OID]
+
+    def _pread(self, offset: int, length: int) -> bytes:
+        file = self._files.get(self.path)
+        return os.pread(file.descriptor, length, offset)
+
+    def _entry(self, offset: int) -> tuple[int, int, int]:
+        """(type number, size of the content, where the zlib stream starts) of the entry at `offset`."""
+        head = self._pread(offset, _LONGEST_ENTRY_HEADER)
+        kind, size, shift = (head[0] >> 4) & 7, head[0] & 15, 4
+        at = 0
+        while head[at] & 0x80:
+            at += 1
+            size |= (head[at] & 0x7F) << shift
+            shift += 7
+        if size > _MOST_INFLATED * self.size:
+            raise zlib.error(f"the entry claims {size} bytes")
+        return kind, size, offset + at + 1
+
+    def _unwrap(self, start: int, size: int) -> Buffer | None:
+        """The content of a zlib stream whose blocks are stored ones of full length, else None.
+
+        Read by scattering: the blocks' heads go aside, their bytes straight into place.
+        """
+        if size > self.size or self._pread(start + 2, 1)[0] > 1:
+            return None
+        content = bytearray(size)
+        view = memoryview(content)
+        blocks = max(size - 1, 0) // STORED_BLOCK + 1
+        file, at = self._files.get(self.path), start + 2
+        for first in range(0, blocks, _BLOCKS_A_CALL):
+            last = min(first + _BLOCKS_A_CALL, blocks)
+            parts = [view[b * STORED_BLOCK : (b + 1) * STORED_BLOCK] for b in range(first, last)]
+            heads = [bytearray(_BLOCK_HEAD) for _ in parts]
+            wanted = sum(map(len, parts)) + _BLOCK_HEAD * len(parts)
+            scattered = [buffer for pair in zip(heads, parts, strict=True) for buffer in pair]
+            if os.preadv(file.descriptor, scattered, at) != wanted:
+                return None
+            at += wanted
+            for block, head, part in zip(range(first, last), heads, parts, strict=True):
+                if head != struct.pack("<BHH", block == blocks - 1, len(part), len(part) ^ 0xFFFF):
+                    return None
+        return content
+
+    def _inflate(self, start: int, size: int) -> Buffer:
+        """The content of any other zlib stream."""
+        inflate, content = zlib.decompressobj(), bytearray()
+        while len(content) < size and (piece := self._pread(start, STORED_BLOCK)):
+            content += inflate.decompress(piece, size - len(content))
+            while inflate.unconsumed_tail and len(content) < size:
+                content += inflate.decompress(inflate.unconsumed_tail, size - len(content))
+            start += len(piece)
+        if len(content) != size:
+            raise zlib.error("the stream ends early")
+        return content
+
+
+class _OpenFile:
+    """A descriptor that is closed with the last reference to it, so that no thread loses it while reading."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+
+class OpenFiles:
+    """The packs read most recently, kept open: a store may have more packs than a process may open files."""
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> _OpenFile:
+        """The open file `path`. Raises FileNotFoundError where a repack deleted it."""
+        with self._lock:
+            file = self._open.pop(path, None) or _OpenFile(path)
+            self._open[path] = file
+            if len(self._open) > MOST_OPEN:
+                self._open.popitem(last=False)
+            return file
+
+
+class Objects:
+    """All objects of the store at `folder` (a bare repository). Safe for several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._packs: dict[str, Pack] = {}
+        self._lock = threading.Lock()
+        self._files = OpenFiles()
+        self._libgit2: Any = None
+
+    def read(self, oid: bytes) -> tuple[str, Buffer]:
+        """(kind, content) of an object. Raises `ObjectMissingError` or `ObjectDamagedError`."""
+        entry = self._use(oid, Pack.read)
+        if entry is not None:
+            return _NAMES[entry[0]], entry[1]
+        return self._read_by_libgit2(oid)
+
+    def expect(self, oid: bytes, kind: Kind) -> Buffer:
+        """The content of an object of that kind."""
+        found, content = self.read(oid)
+        if found != kind:
+            raise ObjectDamagedError(
+                f"object {oid.hex()} of the store is a {found}, not a {kind}", hint=REPAIR
+            )
+        return content
+
+    def head(self, oid: bytes, length: int) -> tuple[int, Buffer]:
+        """(size, first `length` bytes or more) of an object, without reading all of it where that can be had."""
+        head = self._use(oid, lambda pack, offset: pack.head(offset, length))
+        if head is not None:
+            return head
+        content = self.read(oid)[1]
+        return len(content), content
+
+    def packed(self, oid: bytes) -> bytes | None:
+        """The object's pack entry as it stands, where it can be copied into another pack; else None."""
+        return self._use(oid, Pack.packed)
+
+    def packs(self) -> list[Pack]:
+        """The packs that are there now."""
+        self._scan()
+        return list(self._packs.values())
+
+    def _use(self, oid: bytes, work: Callable[[Pack, int], T | None]) -> T | None:
+        """`work(pack, offset)` where a pack has the object, else None. Raises `ObjectDamagedError`."""
+        found = None
+        for _ in range(2):
+            try:
+                found = self._find(oid)
+                return work(*found) if found else None
+            except FileNotFoundError:
+                self._scan()  # a repack deleted the pack; what is still needed stands in another by now
+            except (zlib.error, IndexError, struct.error) as error:
+                where = found[0].path if found else self.folder
+                raise ObjectDamagedError(
+                    f"object {oid.hex()} in {where} is damaged: {error}", hint=REPAIR
+                ) from None
+        return None
+
+    def _find(self, oid: bytes) -> tuple[Pack, int] | None:
+        for _ in range(2):
+            for pack in list(self._packs.values()):
+                if (offset := pack.find(oid)) is not None:
+                    return pack, offset
+            if not self._scan():
+                break
+        return None
+
+    def _scan(self) -> bool:
+        """Looks at the folder again; whether it holds a pack that was not known."""
+        with self._lock:
+            names = {path.name for path in (self.folder / "objects/pack").glob("pack-*.idx")}
+            new = names - self._packs.keys()
+            for gone in self._packs.keys() - names:
+                del self._packs[gone]
+            for name in new:
+                try:
+                    self._packs[name] = Pack(
+                        (self.folder / "objects/pack" / name).with_suffix(".pack"), self._files
+                    )
+                except FileNotFoundError:
+                    continue  # deleted by a repack between the two looks
+            return bool(new)
+
+    def _read_by_libgit2(self, oid: bytes) -> tuple[str, Buffer]:
+        import pygit2  # late: it takes longer to import than a small model takes to add
+
+        with self._lock:
+            if self._libgit2 is None:
+                self._libgit2 = pygit2.Repository(str(self.folder))
+            try:
+                kind, content = self._libgit2.read(pygit2.Oid(raw=oid))
+            except KeyError:
+                raise ObjectMissingError(f"object {oid.hex()} is not in the store {self.folder}") from None
+            except pygit2.GitError as error:
+                raise ObjectDamagedError(
+                    f"object {oid.hex()} of the store cannot be read: {error}", hint=REPAIR
+                ) from None
+        return _NAMES[int(kind)], content
+
+
+REPAIR = (
+    "the store is damaged: fetch the model again from where it was pushed, or restore a backup of .git/gru"
+)
+_NAMES = {number: kind for kind, number in KINDS.items()}
+
+
+def _load(path: Path) -> bytes | mmap.mmap:
+    with open(path, "rb") as file:
+        if os.fstat(file.fileno()).st_size > _MAPPED_INDEX:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return file.read()

@@ -1,0 +1,235 @@
+"""Writing packs: Git's own object files, many objects in one, made without `git`.
+
+Entries are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as small as
+any and costs next to nothing. A pack becomes visible only when its index is renamed into place, after both were flushed to
+disk: a killed writer leaves a temporary file and nothing else.
+
+Formats: gitformat-pack(5) (pack v2, idx v2), RFC 1950 and 1951 (stored blocks). `git fsck --strict` and `git verify-pack` are
+the oracle in tests.
+"""
+
+import contextlib
+import errno
+import hashlib
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from git_gru.errors import MachineError
+from git_gru.ids import Buffer
+
+Kind = Literal["commit", "tree", "blob"]
+KINDS: dict[Kind, int] = {"commit": 1, "tree": 2, "blob": 3}
+STORED_BLOCK = 65535
+"""Longest stored block of a deflate stream, in bytes (RFC 1951, 3.2.4)."""
+
+_COPY = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object, ready to be written: its id (20 bytes), its bytes as they stand in a pack, and their CRC-32."""
+
+    oid: bytes
+    packed: bytes
+    crc: int
+
+
+def object_id(kind: Kind, parts: Sequence[Buffer]) -> bytes:
+    """Git's SHA-1 name of the object whose content is the concatenation of `parts`."""
+    sha = hashlib.sha1(b"%s %d\0" % (kind.encode(), sum(map(len, parts))), usedforsecurity=False)
+    for part in parts:
+        sha.update(part)
+    return sha.digest()
+
+
+def make_entry(kind: Kind, parts: Sequence[Buffer]) -> Entry:
+    """The object whose content is the concatenation of `parts`, as a pack entry."""
+    content = parts[0] if len(parts) == 1 else b"".join(parts)
+    packed = b"".join([entry_header(KINDS[kind], len(content)), *_stored(content)])
+    return Entry(object_id(kind, [content]), packed, zlib.crc32(packed))
+
+
+def entry_header(kind: int, size: int) -> bytes:
+    """The type and length in front of an entry: 3 bits of type, then the size in 4 and 7 bits a byte."""
+    first, size = (kind << 4) | (size & 15), size >> 4
+    head = bytearray()
+    while size:
+        head.append(first | 0x80)
+        first, size = size & 0x7F, size >> 7
+    head.append(first)
+    return bytes(head)
+
+
+def _stored(content: Buffer) -> Iterable[Buffer]:
+    """A zlib stream of stored blocks."""
+    yield b"\x78\x01"
+    view = memoryview(content)
+    last = max(len(view) - 1, 0) // STORED_BLOCK
+    for block in range(last + 1):
+        part = view[block * STORED_BLOCK : (block + 1) * STORED_BLOCK]
+        yield struct.pack("<BHH", block == last, len(part), len(part) ^ 0xFFFF)
+        yield part
+    yield struct.pack(">I", zlib.adler32(content))
+
+
+class PackWriter:
+    """Writes one pack into a store's `objects/pack`. Not for several threads at once.
+
+    `expected` is how many objects will come, as far as it is known: when it proves right, the pack's checksum is computed
+    while writing; otherwise the file is read once more at the end.
+    """
+
+    def __init__(self, folder: Path, expected: int) -> None:
+        self.folder = folder
+        self._expected = expected
+        self._entries: dict[bytes, tuple[int, int]] = {}
+        unique = secrets.token_hex(8)
+        self._temporary, self._index = folder / f"tmp_pack_{unique}", folder / f"tmp_idx_{unique}"
+        self._offset = 0
+        self._sha = hashlib.sha1(usedforsecurity=False)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 - closed by finish or abandon
+        except OSError as error:
+            raise no_room(error, folder) from error
+        try:
+            self._put(_pack_header(expected))
+        except BaseException:
+            self.abandon()
+            raise
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, oid: bytes) -> bool:
+        return oid in self._entries
+
+    def add(self, entry: Entry) -> None:
+        """Appends an object, unless it is in the pack already."""
+        if entry.oid in self._entries:
+            return
+        self._entries[entry.oid] = (self._offset, entry.crc)
+        self._put(entry.packed)
+
+    def finish(self) -> Path | None:
+        """Makes the pack durable and visible, and returns its path (None if it holds no object)."""
+        if not self._entries:
+            self.abandon()
+            return None
+        try:
+            return self._publish()
+        except BaseException as error:
+            self.abandon()
+            if isinstance(error, OSError):
+                raise no_room(error, self.folder) from error
+            raise
+
+    def abandon(self) -> None:
+        """Throws the unfinished pack away."""
+        self._file.close()
+        self._temporary.unlink(missing_ok=True)
+        self._index.unlink(missing_ok=True)
+
+    def _publish(self) -> Path:
+        checksum = self._checksum()
+        self._put(checksum)
+        os.fsync(self._file.fileno())
+        self._file.close()
+        final = self.folder / f"pack-{checksum.hex()}.pack"
+        with open(self._index, "xb") as file:
+            file.write(_index(self._entries, checksum))
+            file.flush()
+            os.fsync(file.fileno())
+        for path in (self._temporary, self._index):
+            path.chmod(0o444)
+        self._temporary.rename(final)
+        self._index.rename(final.with_suffix(".idx"))
+        sync_folder(self.folder)
+        return final
+
+    def _put(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                written = self._file.write(view)
+            except OSError as error:
+                raise no_room(error, self.folder) from error
+            view = view[written:]
+        self._offset += len(data)
+        self._sha.update(data)
+
+    def _checksum(self) -> bytes:
+        """SHA-1 over all that was written; the header's count is mended first where the expectation was wrong."""
+        if len(self._entries) == self._expected:
+            return self._sha.digest()
+        os.pwrite(self._file.fileno(), _pack_header(len(self._entries)), 0)
+        sha = hashlib.sha1(usedforsecurity=False)
+        with open(self._temporary, "rb") as file:
+            while piece := file.read(_COPY):
+                sha.update(piece)
+        return sha.digest()
+
+
+def no_room(error: OSError, folder: Path) -> Exception:
+    """The error to raise when writing into the store failed: a sentence where the machine is the cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return MachineError(
+            f"the disk is full: {folder} cannot take the model's chunks; nothing was changed",
+            hint="free some space and run the command again",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return MachineError(f"the store cannot be written: {folder}: {error.strerror}")
+    return error
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes renames in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        # Some file systems refuse to flush a folder; they order renames themselves.
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pack_header(count: int) -> bytes:
+    return struct.pack(">4sII", b"PACK", 2, count)
+
+
+def _index(entries: dict[bytes, tuple[int, int]], checksum: bytes) -> bytes:
+    """The index (v2): fan-out, sorted ids, CRCs, offsets, 64-bit offsets where needed, the pack's and its own checksum."""
+    oids = sorted(entries)
+    counts = [0] * 256
+    for oid in oids:
+        counts[oid[0]] += 1
+    total, fan = 0, []
+    for count in counts:
+        total += count
+        fan.append(total)
+    offsets: list[int] = []
+    large: list[int] = []
+    for oid in oids:
+        offset = entries[oid][0]
+        if offset < 1 << 31:
+            offsets.append(offset)
+        else:
+            offsets.append(1 << 31 | len(large))
+            large.append(offset)
+    body = b"".join(
+        [
+            struct.pack(">4sI256I", b"\xfftOc", 2, *fan),
+            *oids,
+            struct.pack(f">{len(oids)}I", *(entries[oid][1] for oid in oids)),
+            struct.pack(f">{len(oids)}I", *offsets),
+            struct.pack(f">{len(large)}Q", *large),
+            checksum,
+        ]
+    )
+    return body + hashlib.sha1(body, usedforsecurity=False).digest()

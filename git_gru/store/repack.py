@@ -1,0 +1,254 @@
+"""Repack: older versions become deltas against newer ones, in few packs. Chunk ids and manifests never change.
+
+It works beside readers and writers. Chunks are re-encoded and copied into new packs without a lock; then, holding the store's
+lock alone for a moment, the model trees of the state as it is by then are written anew, the reference is moved, and the old
+packs are deleted. A reader that misses an object looks at the reference again. Killed at any instant, a repack leaves either
+the old state with some garbage or the new one with some; the next repack sweeps it.
+"""
+
+import contextlib
+import fcntl
+import re
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from git_gru.errors import InputError
+from git_gru.store.columns import DEPTH, WINDOW, Column, Placed, place_column
+from git_gru.store.lookup import ChunkRow
+from git_gru.store.manifest import Manifest
+from git_gru.store.objects import Pack
+from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
+from git_gru.store.pipeline import ordered_map
+from git_gru.store.store import Store, read_chunk
+from git_gru.store.trees import StoreTree, make_model_tree, model_blobs
+
+KEPT_PACK = 1 << 28
+"""A pack of at least so many bytes is left as it is while most of it is in use."""
+
+KEPT_SHARE = 0.8
+_OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class RepackReport:
+    """What a repack did: sizes of all packs in bytes, and how many chunks were encoded anew."""
+
+    models: int
+    chunks: int
+    rewritten: int
+    bytes_before: int
+    bytes_after: int
+    packs_before: int
+    packs_after: int
+
+
+class RepackRunningError(InputError):
+    """Another repack of the same store is under way."""
+
+
+def repack(
+    store: Store,
+    lineages: Sequence[Sequence[Manifest]],
+    keep_plain: Set[str],
+    *,
+    depth: int = DEPTH,
+    window: int = WINDOW,
+    progress: Progress | None = None,
+) -> RepackReport:
+    """Re-encodes the store. A lineage holds the versions of one model, newest first.
+
+    Models whose digests are in `keep_plain`, and the newest of each lineage, keep plain encodings. Models that no lineage names
+    are kept as they are. `progress` is told (done, all) in bytes of raw data. Raises `RepackRunningError`.
+    """
+    with _one_at_a_time(store):
+        return _Repack(store, lineages, keep_plain, depth, window, progress).run()
+
+
+@contextlib.contextmanager
+def _one_at_a_time(store: Store) -> Iterator[None]:
+    with open(store.folder / "repack.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RepackRunningError(
+                "another repack of this store is under way", hint="wait for it, then run the command again"
+            ) from None
+        yield
+
+
+@dataclass(slots=True)
+class _Tally:
+    done: int = 0
+    all: int = 0
+    rewritten: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+
+class _Repack:
+    def __init__(
+        self,
+        store: Store,
+        lineages: Sequence[Sequence[Manifest]],
+        keep_plain: Set[str],
+        depth: int,
+        window: int,
+        progress: Progress | None,
+    ) -> None:
+        self.store, self.depth, self.window, self.progress = store, depth, window, progress
+        store.sync()
+        self.rows = store.lookup.rows()
+        self.packs = store.objects.packs()
+        self.blob_of = {id: row.oid for id, row in self.rows.items()}
+        present = [[manifest for manifest in line if store.has_model(manifest.digest)] for line in lineages]
+        self.columns = _columns(present, self.rows)
+        self.own = {manifest.digest: manifest.chunks() for line in present for manifest in line}
+        self.plain = {
+            id
+            for line in present
+            for at, manifest in enumerate(line)
+            if at == 0 or manifest.digest in keep_plain
+            for id in manifest.chunks()
+        }
+        self.bases = {id: row.base for id, row in self.rows.items()}
+        self.tally = _Tally(all=sum(self.rows[id].raw for column in self.columns for id in column.ids))
+        self.writer: PackWriter | None = None
+        self.written: Path | None = None
+
+    def run(self) -> RepackReport:
+        before = [pack.size for pack in self.packs]
+        folder = self.store.repository / "objects/pack"
+        self.writer = PackWriter(folder, 0)
+        try:
+            for _ in ordered_map(self.store.pool, self._place, self.columns, ahead=self.store.cores + 1):
+                pass
+            kept = self._copy_live()
+            self.written = self.writer.finish()
+        except BaseException:
+            self.writer.abandon()
+            raise
+        with self.store.locked(alone=True):
+            self._swap(kept)
+        after = [pack.size for pack in self.store.objects.packs()]
+        return RepackReport(
+            models=len(self.store.models()),
+            chunks=len(self.rows),
+            rewritten=self.tally.rewritten,
+            bytes_before=sum(before),
+            bytes_after=sum(after),
+            packs_before=len(before),
+            packs_after=len(after),
+        )
+
+    def _place(self, column: Column) -> None:
+        """Chooses the encodings of one column; new blobs go to the pack at once, so that memory stays bounded."""
+        placed = place_column(
+            column,
+            self.rows.__getitem__,
+            lambda id: read_chunk(self.store.objects, lambda id: self.rows[id].oid, id),
+            self.plain,
+            depth=self.depth,
+            window=self.window,
+        )
+        for chunk in placed:
+            entry = make_entry("blob", chunk.parts) if chunk.parts is not None else None
+            with self.tally.lock:
+                self._note(chunk, entry)
+
+    def _note(self, chunk: Placed, entry: Entry | None) -> None:
+        self.bases[chunk.id] = chunk.base
+        if entry is not None:
+            assert self.writer is not None
+            self.writer.add(entry)
+            self.blob_of[chunk.id] = entry.oid
+            self.tally.rewritten += 1
+        self.tally.done += chunk.raw
+        if self.progress is not None:
+            self.progress(self.tally.done, self.tally.all)
+
+    def _copy_live(self) -> list[Pack]:
+        """Copies the blobs in use into the new pack, but for those in packs that are well used; these are returned."""
+        assert self.writer is not None
+        left = {oid for oid in self.blob_of.values() if oid not in self.writer}
+        kept = []
+        for pack in sorted(self.packs, key=lambda pack: -pack.size):
+            if pack.size < KEPT_PACK:
+                break
+            inside = left.intersection(pack.oids())
+            size = sum(self.store.objects.head(oid, 1)[0] for oid in inside)
+            if size >= KEPT_SHARE * pack.size:
+                kept.append(pack)
+                left -= inside
+        for oid in sorted(left):
+            self.writer.add(_copied(self.store, oid))
+        return kept
+
+    def _swap(self, kept: Sequence[Pack]) -> None:
+        """Makes the new encodings the state of the store. The lock is held alone: no writer is under way."""
+        store = self.store
+        folder = store.repository / "objects/pack"
+        old = store.tip()
+        if old is None:
+            return
+        state = StoreTree(store.objects, old)
+        trees = {
+            digest: make_model_tree(self._blobs(digest, tree)) for digest, tree in state.models().items()
+        }
+        new, entries = state.write({digest: entry.oid for digest, entry in trees.items()})
+        writer = PackWriter(folder, len(trees) + len(entries))
+        for entry in (*trees.values(), *entries):
+            writer.add(entry)
+        written = writer.finish()
+        if new != old and not store.update_ref(new, old):
+            raise AssertionError("the reference moved under the lock")
+        # Packs are named after their content: a repack that changes nothing writes the old names again.
+        spared = {pack.path for pack in kept} | {written, self.written}
+        for pack in self.packs:
+            if pack.path not in spared:
+                pack.path.with_suffix(".idx").unlink(missing_ok=True)
+                pack.path.unlink(missing_ok=True)
+        for path in folder.iterdir():
+            if _OURS.match(path.name):
+                path.unlink(missing_ok=True)
+        sync_folder(folder)
+        store.sync()
+
+    def _blobs(self, digest: str, tree: bytes) -> Mapping[str, bytes]:
+        """The model tree's new content: its chunks and the bases that they need now."""
+        before = model_blobs(self.store.objects, tree)
+        needed: dict[str, bytes] = {}
+        wanted = list(self.own.get(digest, before))
+        while wanted:
+            id = wanted.pop()
+            if id not in needed:
+                needed[id] = self.blob_of.get(id) or before[id]
+                base = self.bases.get(id)
+                if base is not None:
+                    wanted.append(base)
+        return needed
+
+
+def _columns(lineages: Sequence[Sequence[Manifest]], rows: Mapping[str, ChunkRow]) -> list[Column]:
+    """The columns of all lineages. A chunk that stands in several belongs to the first."""
+    columns: dict[tuple[int, str, str, tuple[int, ...], int], dict[str, None]] = {}
+    seen: set[str] = set()
+    for line, versions in enumerate(lineages):
+        for manifest in versions:
+            for name, entry in manifest.tensors.items():
+                for at, id in enumerate(entry.chunks):
+                    if id not in seen and id in rows:
+                        seen.add(id)
+                        columns.setdefault((line, name, entry.dtype, entry.shape, at), {})[id] = None
+    return [Column(key[2], tuple(ids)) for key, ids in columns.items()]
+
+
+def _copied(store: Store, oid: bytes) -> Entry:
+    """A blob as an entry for a new pack, copied as it stands where that can be done."""
+    packed = store.objects.packed(oid)
+    if packed is None:
+        return make_entry("blob", [store.objects.expect(oid, "blob")])
+    return Entry(oid, packed, zlib.crc32(packed))

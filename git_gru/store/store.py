@@ -1,0 +1,295 @@
+"""The store: opening it, reading verified chunks, and the references that say what it holds.
+
+A `Store` stands for `<git common dir>/gru`: the bare repository `store.git`, the lookup cache `index.sqlite`, and `lock`, which
+writers share and which maintenance takes alone. Reading never locks: a reader that misses an object (re-encoded under it) looks
+at the reference once more.
+"""
+
+import contextlib
+import errno
+import fcntl
+import functools
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from git_gru.errors import MachineError, StoreError
+from git_gru.formats.safetensors import Header, HeaderError, parse_header
+from git_gru.ids import Buffer, digest
+from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect
+from git_gru.store.lookup import Lookup
+from git_gru.store.manifest import Manifest
+from git_gru.store.objects import REPAIR, ObjectMissingError, Objects
+from git_gru.store.packs import no_room
+from git_gru.store.trees import StoreTree, model_blobs
+from git_gru.store.writer import Writer
+
+REF = "refs/gru/store"
+LONGEST_CHAIN = 64
+"""Most deltas that are followed to a plain chunk; repack writes far shorter chains."""
+
+_CONFIG = """[core]
+\tcompression = 0
+\tfsync = all
+[gc]
+\tauto = 0
+[maintenance]
+\tauto = false
+[pack]
+\tcompression = 0
+"""
+
+_OBJECT = re.compile(r"[0-9a-f]{40}\s*\Z")
+_ROOM = 1 << 14
+"""Where git fails with fewer free bytes than this, the full disk is named as the cause."""
+
+T = TypeVar("T")
+
+
+class ChunkMissingError(StoreError):
+    """A chunk that is not in the store."""
+
+
+class ModelMissingError(StoreError):
+    """A manifest whose model is not in the store."""
+
+
+class Store:
+    """The store in `folder`. Made by `open` or `find`; safe for several threads and processes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.repository = folder / "store.git"
+        self.objects = Objects(self.repository)
+        self.lookup = Lookup(folder / "index.sqlite")
+        self._tree: StoreTree | None = None
+
+    @classmethod
+    def find(cls, folder: Path) -> "Store | None":
+        """The store in `folder` if there is one."""
+        return cls(folder) if (folder / "store.git" / "HEAD").is_file() else None
+
+    @classmethod
+    def open(cls, folder: Path) -> "Store":
+        """The store in `folder`, made where it does not exist. Raises `MachineError` when that cannot be done."""
+        store = cls.find(folder)
+        return store if store is not None else cls._create(folder)
+
+    @classmethod
+    def _create(cls, folder: Path) -> "Store":
+        store = cls(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with open(folder / "lock", "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # two first writers: one makes it, the other finds it
+                if not (store.repository / "HEAD").is_file():
+                    # HEAD is written last by a rename, so that a creation that was killed is begun again.
+                    building = folder / "store.new"
+                    try:
+                        run_git(None, "init", "--quiet", "--bare", "--template=", str(building))
+                    except StoreError as error:
+                        raise store._explained(error) from None
+                    with open(building / "config", "a") as config:
+                        config.write(_CONFIG)
+                    if store.repository.exists():
+                        store.repository.rename(folder / f"store.broken-{os.getpid()}")
+                    building.rename(store.repository)
+        except OSError as error:
+            raise no_room(error, folder) from error
+        return store
+
+    @functools.cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """Threads for coding: one a core that this process may use."""
+        return ThreadPoolExecutor(self.cores, thread_name_prefix="gru-codec")
+
+    @functools.cached_property
+    def cores(self) -> int:
+        """How many cores this process may use."""
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+    def tip(self) -> bytes | None:
+        """The store's commit, or None while it is empty."""
+        try:
+            text = (self.repository / REF).read_text() or "?"
+        except FileNotFoundError:
+            text = self._packed_ref()
+        except UnicodeDecodeError:
+            text = "?"
+        if not text:
+            return None
+        if not _OBJECT.match(text):
+            raise StoreError(f"the store's reference {self.repository / REF} is damaged", hint=REPAIR)
+        return bytes.fromhex(text[:40])
+
+    def _packed_ref(self) -> str:
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.repository / "packed-refs").read_text().splitlines():
+                if line.endswith(f" {REF}"):
+                    return line.split(" ")[0]
+        return ""
+
+    def tree(self) -> StoreTree:
+        """The state that the reference names now."""
+        tip, tree = self.tip(), self._tree
+        if tree is None or tree.commit != tip:
+            tree = self._tree = StoreTree(self.objects, tip)
+        return tree
+
+    def update_ref(self, new: bytes, old: bytes | None) -> bool:
+        """Moves the reference from `old` to `new`; False when someone else has moved it meanwhile."""
+        expected = old.hex() if old else "0" * 40
+        try:
+            run_git(self.repository, "update-ref", REF, new.hex(), expected)
+        except StoreError as error:
+            if self.tip() == old:
+                raise self._explained(error) from None
+            return False
+        return True
+
+    def _explained(self, error: StoreError) -> Exception:
+        """What made git fail: a full disk, of which git does not always speak, or what it said."""
+        space = os.statvfs(self.folder)
+        full = space.f_bavail * space.f_frsize < _ROOM
+        return no_room(OSError(errno.ENOSPC, ""), self.folder) if full else error
+
+    @contextlib.contextmanager
+    def locked(self, *, alone: bool) -> Iterator[None]:
+        """Holds the store's lock: shared for writers, alone for maintenance."""
+        try:
+            file = open(self.folder / "lock", "ab")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise no_room(error, self.folder) from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            yield
+
+    def writer(self, *, expected: int = 0) -> Writer:
+        """A context in which chunks are added and models committed; see `Writer`."""
+        return Writer(self, expected)
+
+    def has_model(self, digest: str) -> bool:
+        """Whether the store holds the model of that manifest's digest."""
+        return self.tree().model(digest) is not None
+
+    def models(self) -> dict[str, bytes]:
+        """The models: manifest's digest -> id of the model tree."""
+        return self.tree().models()
+
+    def blobs(self, manifest: Manifest) -> dict[str, bytes]:
+        """Chunk id -> blob for a model and the bases it needs. Raises `ModelMissingError`."""
+        tree = self.tree().model(manifest.digest)
+        if tree is None:
+            raise ModelMissingError(
+                f"the model {manifest.digest[:12]} is not in the store {self.folder}",
+                hint="its chunks were never added here or were not fetched: add the file again, or copy .git/gru from "
+                "the repository that has it",
+            )
+        return model_blobs(self.objects, tree)
+
+    def chunk(self, id: str) -> bytes:
+        """A chunk's bytes, verified. Raises `ChunkMissingError` or `ChunkDamagedError`."""
+        return bytes(self.read_again(lambda: read_chunk(self.objects, self._blob_of, id)))
+
+    def tensor(self, manifest: Manifest, name: str) -> Iterator[bytes]:
+        """The chunks of one tensor in order, decoded and verified. Raises KeyError for an unknown name."""
+        chunks = manifest.tensors[name].chunks
+        blobs = self.blobs(manifest)
+        for id in chunks:
+            yield bytes(self.read_again(lambda id=id: read_chunk(self.objects, blobs.get, id)))  # type: ignore[misc]
+
+    def header(self, manifest: Manifest) -> Header:
+        """The parsed safetensors header of a model that is not raw."""
+        if manifest.header is None:
+            raise StoreError(f"the model {manifest.digest[:12]} is kept raw: it has no safetensors header")
+        data = self.chunk(manifest.header)
+        where = f"model {manifest.digest[:12]}"
+        try:
+            header = parse_header(data, file_size=manifest.size, where=where)
+        except HeaderError as error:
+            raise ChunkDamagedError(str(error), hint=REPAIR) from None
+        if [(t.name, t.dtype, t.shape) for t in header.tensors] != [
+            (name, entry.dtype, entry.shape) for name, entry in manifest.tensors.items()
+        ]:
+            raise ChunkDamagedError(
+                f"{where}: its header and its manifest name different tensors", hint=REPAIR
+            )
+        return header
+
+    def stored_sizes(self, ids: Iterable[str]) -> dict[str, int]:
+        """How many bytes each of these chunks takes in the store; those that it lacks are left out."""
+        self.sync()
+        rows = {id: self.lookup.get(id) for id in ids}
+        return {id: row.stored for id, row in rows.items() if row is not None}
+
+    def sync(self) -> None:
+        """Brings the lookup cache up to date."""
+        self.lookup.sync(self.tree(), self.objects)
+
+    def read_again(self, read: Callable[[], T]) -> T:
+        """`read()`, once more after looking at the reference anew if an object was re-encoded under it."""
+        try:
+            return read()
+        except (ObjectMissingError, ChunkMissingError):
+            self._tree = None
+            self.sync()
+            return read()
+
+    def close(self) -> None:
+        """Stops the threads and closes the files."""
+        if "pool" in self.__dict__:
+            self.pool.shutdown()
+        self.lookup.close()
+
+    def _blob_of(self, id: str) -> bytes | None:
+        self.sync()
+        row = self.lookup.get(id)
+        return row.oid if row else None
+
+
+def read_chunk(objects: Objects, blob_of: Callable[[str], bytes | None], id: str) -> Buffer:
+    """A chunk's bytes: follows its bases to a plain chunk, decodes back, and compares the result with `id`.
+
+    `blob_of` gives the blob that keeps a chunk. Raises `ChunkMissingError`, `ChunkDamagedError`.
+    """
+    chain: list[tuple[str, Buffer, Encoding]] = []
+    wanted: str | None = id
+    while wanted is not None:
+        oid = blob_of(wanted)
+        if oid is None:
+            raise ChunkMissingError(f"chunk {wanted[:12]} is not in the store {objects.folder}", hint=REPAIR)
+        blob = objects.expect(oid, "blob")
+        encoding = inspect(blob, where=f"chunk {wanted[:12]}")
+        chain.append((wanted, blob, encoding))
+        if len(chain) > LONGEST_CHAIN:
+            raise ChunkDamagedError(f"chunk {id[:12]}: its chain of bases does not end", hint=REPAIR)
+        wanted = encoding.base
+    data: Buffer | None = None
+    while chain:
+        wanted, blob, encoding = chain.pop()
+        data = decode(blob, encoding, data, where=f"chunk {wanted[:12]}")
+    assert data is not None
+    if digest(data) != id:
+        raise ChunkDamagedError(
+            f"chunk {id[:12]} of the store is damaged: its bytes do not fit its id", hint=REPAIR
+        )
+    return data
+
+
+def run_git(repository: Path | None, *arguments: str) -> str:
+    """Runs `git` on a store's repository, apart from the user's environment. Raises `StoreError` with git's words."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    where = ["--git-dir", str(repository)] if repository else []
+    try:
+        done = subprocess.run(
+            ["git", *where, *arguments], env=environment, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        raise MachineError("the program `git` was not found", hint="install Git 2.38 or newer") from None
+    if done.returncode:
+        raise StoreError(f"git {arguments[0]} failed in the store: {done.stderr.strip()}")
+    return done.stdout

@@ -1,0 +1,133 @@
+"""Writing models into a store: add chunks, then commit manifests.
+
+A `Writer` holds the store's lock (shared) from its first look at what is known until its models are reachable, so that
+maintenance cannot take away a chunk that it decided not to write again. `commit` returns only when every chunk of the manifest
+is durable and reachable from `refs/gru/store`; of two writers at once, the one that loses the compare-and-swap puts its models
+on top of the other's state and tries again.
+"""
+
+import contextlib
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from git_gru.errors import StoreError
+from git_gru.ids import Buffer, digest
+from git_gru.store.codec import encode_plain
+from git_gru.store.lookup import ChunkRow
+from git_gru.store.manifest import Manifest
+from git_gru.store.packs import Entry, PackWriter, make_entry
+from git_gru.store.pipeline import OrderedSink
+from git_gru.store.trees import StoreTree, make_model_tree
+
+if TYPE_CHECKING:
+    from git_gru.store.store import Store
+
+TREE_OBJECTS = 6
+"""Objects that a commit to a store adds beside the chunks: model tree, group, format, models, root, commit."""
+
+
+class Writer:
+    """Adds chunks and commits models, as a context manager. For one thread; encoding runs on the store's threads."""
+
+    def __init__(self, store: "Store", expected: int) -> None:
+        self._store = store
+        self._expected = expected
+        self._rows: dict[str, ChunkRow] = {}
+        self._queued: set[str] = set()
+        self._pack: PackWriter | None = None
+        self._sink: OrderedSink[tuple[str, int, Entry, int]] | None = None
+        self._exit = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as entered:
+            entered.enter_context(self._store.locked(alone=False))
+            self._store.sync()
+            self._exit = entered.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._sink is not None:
+                self._sink.cancel()
+            if self._pack is not None:
+                self._pack.abandon()
+        finally:
+            self._exit.close()
+
+    def expect(self, chunks: int) -> None:
+        """Says how many chunks will be added, before the first: with it the pack's checksum costs no second pass."""
+        self._expected = chunks
+
+    def add(self, data: Buffer, dtype: str) -> str:
+        """Adds a chunk and returns its id; a chunk that the store has is not written again.
+
+        `data` must not change until the writer is left.
+        """
+        id = digest(data)
+        if id in self._queued or self._store.lookup.get(id) is not None:
+            return id
+        if self._pack is None:
+            self._pack = PackWriter(self._packs, self._expected + TREE_OBJECTS)
+        if self._sink is None:
+            self._sink = OrderedSink(self._store.pool, self._keep, ahead=2 * self._store.cores + 2)
+        self._queued.add(id)
+        self._sink.submit(_encode, id, data, dtype)
+        return id
+
+    def commit(self, manifest: Manifest) -> None:
+        """Makes a model durable and reachable. Raises `StoreError` where a chunk of it was not added."""
+        if self._sink is not None:
+            self._sink.drain()
+        if self._store.has_model(manifest.digest):
+            self._store.lookup.stamp(manifest.digest)
+            return
+        model = make_model_tree(self._model_blobs(manifest))
+        while True:
+            old = self._store.tip()
+            new, entries = StoreTree(self._store.objects, old).write({manifest.digest: model.oid})
+            pack = self._pack or PackWriter(self._packs, len(entries) + 1)
+            self._pack = pack
+            for entry in (model, *entries):
+                pack.add(entry)
+            pack.finish()
+            self._pack = None
+            if self._store.update_ref(new, old):
+                break
+        names = (old.hex() if old else "", new.hex())
+        self._store.lookup.put(self._rows, {manifest.digest: model.oid}, *names)
+
+    @property
+    def _packs(self) -> Path:
+        return self._store.repository / "objects/pack"
+
+    def _keep(self, encoded: tuple[str, int, Entry, int]) -> None:
+        id, raw, entry, stored = encoded
+        assert self._pack is not None
+        self._pack.add(entry)
+        self._rows[id] = ChunkRow(entry.oid, None, raw, stored)
+
+    def _model_blobs(self, manifest: Manifest) -> dict[str, bytes]:
+        blobs: dict[str, bytes] = {}
+        wanted = list(manifest.chunks())
+        while wanted:
+            id = wanted.pop()
+            if id in blobs:
+                continue
+            row = self._rows.get(id) or self._store.lookup.get(id)
+            if row is None:
+                raise StoreError(f"chunk {id[:12]} of the new model was never added to the store")
+            blobs[id] = row.oid
+            if row.base is not None:
+                wanted.append(row.base)
+        return blobs
+
+
+def _encode(id: str, data: Buffer, dtype: str) -> tuple[str, int, Entry, int]:
+    parts = encode_plain(data, dtype)
+    return id, len(data), make_entry("blob", parts), sum(map(len, parts))

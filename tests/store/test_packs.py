@@ -1,0 +1,335 @@
+"""Packs: Git accepts what PackWriter writes, Objects reads what Git wrote, and damage is an error."""
+
+import errno
+import hashlib
+import struct
+import subprocess
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from git_gru.errors import MachineError, StoreError
+from git_gru.store import packs
+from git_gru.store.objects import ObjectDamagedError, ObjectMissingError, Objects, Pack
+from git_gru.store.packs import Entry, PackWriter, entry_header, make_entry, object_id
+
+Git = Callable[..., str]
+SIZES = [0, 1, 15, 16, 2047, 2048, 65534, 65535, 65536, 131069, 131070, 131071, 1 << 20]
+
+
+@pytest.fixture
+def bare(tmp_path: Path, git: Git) -> Path:
+    path = tmp_path / "bare.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(path)], check=True)
+    return path
+
+
+def content(size: int) -> bytes:
+    return np.random.default_rng(size).bytes(size)
+
+
+def write(folder: Path, entries: list[Entry], expected: int | None = None) -> Path | None:
+    writer = PackWriter(folder, len(entries) if expected is None else expected)
+    for entry in entries:
+        writer.add(entry)
+    return writer.finish()
+
+
+def test_no_object_gives_no_file(bare: Path) -> None:
+    assert write(bare / "objects/pack", []) is None
+    assert write(bare / "objects/pack", [], expected=3) is None
+    assert list((bare / "objects/pack").iterdir()) == []
+
+
+@pytest.mark.parametrize("expected", [0, len(SIZES), 1000])
+def test_git_accepts_a_pack_of_all_sizes(bare: Path, git: Git, expected: int) -> None:
+    entries = [make_entry("blob", [content(size)]) for size in SIZES]
+    path = write(bare / "objects/pack", entries, expected)
+    assert path is not None
+    git(bare, "fsck", "--strict", "--full")
+    listed = git(bare, "verify-pack", "-v", str(path.with_suffix(".idx")))
+    for entry, size in zip(entries, SIZES, strict=True):
+        assert f"{entry.oid.hex()} blob   {size} {len(entry.packed)} " in listed
+        done = subprocess.run(
+            ["git", "--git-dir", str(bare), "cat-file", "blob", entry.oid.hex()],
+            capture_output=True,
+            check=True,
+        )
+        assert done.stdout == content(size)
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert sorted(file.suffix for file in path.parent.iterdir()) == [".idx", ".pack"]
+    assert path.stem == "pack-" + path.read_bytes()[-20:].hex()
+
+
+def test_git_index_pack_makes_the_same_index(bare: Path, git: Git) -> None:
+    path = write(bare / "objects/pack", [make_entry("blob", [content(n)]) for n in range(300)])
+    assert path is not None
+    theirs = bare / "theirs.idx"
+    git(bare, "index-pack", "--strict", "-o", str(theirs), str(path))
+    assert theirs.read_bytes() == path.with_suffix(".idx").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["blob", "tree", "commit"])
+def test_one_object(bare: Path, git: Git, kind: packs.Kind) -> None:
+    text = {
+        "blob": b"x",
+        "tree": b"100644 a\0" + object_id("blob", [b"x"]),
+        "commit": b"tree 4b825dc642cb6eb9a060e54bf8d69288fbee4904\nauthor a <a> 0 +0000\ncommitter a <a> 0 +0000\n\nm\n",
+    }[kind]
+    entry = make_entry(kind, [text])
+    assert write(bare / "objects/pack", [entry]) is not None
+    assert git(bare, "cat-file", "-t", entry.oid.hex()).strip() == kind
+    assert Objects(bare).read(entry.oid) == (kind, text)
+
+
+def test_an_object_twice_is_written_once(bare: Path, git: Git) -> None:
+    entry = make_entry("blob", [b"same"])
+    path = write(bare / "objects/pack", [entry, entry, make_entry("blob", [b"sa", b"me"])])
+    assert path is not None
+    assert Pack(path).count == 1
+    git(bare, "fsck", "--strict")
+
+
+def test_object_ids_are_gits() -> None:
+    assert object_id("blob", [b""]).hex() == "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
+    assert object_id("blob", [b"hel", b"lo\n"]).hex() == "ce013625030ba8dba906f756967f9e9ca394464a"
+
+
+@pytest.mark.parametrize(
+    ("size", "head"),
+    [
+        (0, b"\x30"),
+        (15, b"\x3f"),
+        (16, b"\xb0\x01"),
+        (2047, b"\xbf\x7f"),
+        (2048, b"\xb0\x80\x01"),
+        (1 << 32, None),
+    ],
+)
+def test_entry_headers(size: int, head: bytes | None) -> None:
+    made = entry_header(3, size)
+    assert head is None or made == head
+    value, shift = made[0] & 15, 4
+    for byte in made[1:]:
+        value, shift = value | (byte & 0x7F) << shift, shift + 7
+    assert value == size
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_the_stream_is_zlibs(size: int) -> None:
+    entry = make_entry("blob", [content(size)])
+    assert zlib.decompress(entry.packed[len(entry_header(3, size)) :]) == content(size)
+    assert entry.crc == zlib.crc32(entry.packed)
+
+
+def test_offsets_over_2_gib_go_to_the_large_table(tmp_path: Path) -> None:
+    oids = [hashlib.sha1(bytes([n])).digest() for n in range(6)]
+    offsets = [12, (1 << 31) - 1, 1 << 31, (1 << 32) + 5, 1 << 40, 500]
+    checksum = hashlib.sha1(b"pack").digest()
+    path = tmp_path / "pack-x.pack"
+    path.write_bytes(bytes(64))
+    index = packs._index({o: (at, n) for n, (o, at) in enumerate(zip(oids, offsets, strict=True))}, checksum)
+    path.with_suffix(".idx").write_bytes(index)
+    pack = Pack(path)
+    assert [pack.find(oid) for oid in oids] == offsets
+    assert len(index) == 8 + 1024 + 6 * 28 + 3 * 8 + 40
+    assert index[-20:] == hashlib.sha1(index[:-20]).digest()
+    # `git show-index` is the oracle for the layout.
+    shown = subprocess.run(
+        ["git", "show-index"], input=index, capture_output=True, check=True
+    ).stdout.decode()
+    assert {line.split()[1]: int(line.split()[0]) for line in shown.splitlines()} == {
+        oid.hex(): at for oid, at in zip(oids, offsets, strict=True)
+    }
+
+
+def test_finding_in_every_part_of_the_fan_out(bare: Path) -> None:
+    entries = [make_entry("blob", [content(n)]) for n in range(600)]
+    path = write(bare / "objects/pack", entries)
+    assert path is not None
+    pack = Pack(path)
+    assert {entry.oid[0] for entry in entries} >= {0x00, 0xFF} or len({e.oid[0] for e in entries}) > 200
+    for entry in entries:
+        offset = pack.find(entry.oid)
+        assert offset is not None
+        assert pack.packed(offset) == entry.packed
+    for n in range(256):
+        assert pack.find(bytes([n]) + bytes(19)) is None
+        assert pack.find(bytes([n]) + b"\xff" * 19) is None
+    assert pack.oids() == sorted(entry.oid for entry in entries)
+
+
+def test_an_abandoned_pack_leaves_nothing(tmp_path: Path) -> None:
+    writer = PackWriter(tmp_path / "pack", 1)
+    writer.add(make_entry("blob", [b"x"]))
+    writer.abandon()
+    assert list((tmp_path / "pack").iterdir()) == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_what_the_machine_refuses_becomes_a_sentence(tmp_path: Path, number: int) -> None:
+    error = packs.no_room(OSError(number, "reason"), tmp_path)
+    assert isinstance(error, MachineError)
+    assert str(tmp_path) in str(error)
+    other = OSError(errno.EIO, "reason")
+    assert packs.no_room(other, tmp_path) is other
+
+
+# ---- reading what Git wrote -------------------------------------------------------------------------------------------
+
+
+def test_objects_of_a_packed_repository_with_deltas(bare: Path, git: Git) -> None:
+    objects = Objects(bare)
+    text = content(30_000).hex().encode()
+    versions = [text + b"%d\n" % n for n in range(6)]
+    oids = [git(bare, "hash-object", "-w", "--stdin", input=version).strip() for version in versions]
+    for oid, version in zip(oids, versions, strict=True):
+        assert objects.read(bytes.fromhex(oid)) == ("blob", version), "loose"
+    tree = git(
+        bare, "mktree", input=b"".join(b"100644 blob %s\tf%d\n" % (o.encode(), n) for n, o in enumerate(oids))
+    )
+    git(bare, "update-ref", "refs/keep", _commit(git, bare, tree.strip()))
+    git(bare, "repack", "-a", "-d", "-f", "--depth=5", "--window=6")
+    git(bare, "prune-packed")
+    (path,) = (bare / "objects/pack").glob("*.pack")
+    listed = git(bare, "verify-pack", "-v", str(path.with_suffix(".idx")))
+    assert "chain length" in listed, "the pack must hold deltas"
+    for reader in (objects, Objects(bare)):
+        for oid, version in zip(oids, versions, strict=True):
+            kind, read = reader.read(bytes.fromhex(oid))
+            assert (kind, bytes(read)) == ("blob", version)
+            size, head = reader.head(bytes.fromhex(oid), 100)
+            assert (size, bytes(head[:100])) == (len(version), version[:100])
+            assert reader.packed(bytes.fromhex(oid)) is None
+        assert reader.expect(bytes.fromhex(tree.strip()), "tree")
+
+
+def _commit(git: Git, bare: Path, tree: str) -> str:
+    text = f"tree {tree}\nauthor a <a@b> 0 +0000\ncommitter a <a@b> 0 +0000\n\nm\n".encode()
+    return git(bare, "hash-object", "-t", "commit", "-w", "--stdin", input=text).strip()
+
+
+def test_compression_of_git_is_read_without_libgit2(bare: Path, git: Git) -> None:
+    text = b"compressible " * 10_000
+    oid = git(bare, "hash-object", "-w", "--stdin", input=text).strip()
+    git(bare, "pack-objects", str(bare / "objects/pack/pack"), input=oid.encode() + b"\n")
+    (path,) = (bare / "objects/pack").glob("*.pack")
+    pack = Pack(path)
+    offset = pack.find(bytes.fromhex(oid))
+    assert offset is not None
+    found = pack.read(offset)
+    assert found is not None
+    assert (found[0], bytes(found[1])) == (3, text)
+
+
+def test_a_new_pack_is_seen_and_a_deleted_one_forgotten(bare: Path) -> None:
+    objects = Objects(bare)
+    first, second = make_entry("blob", [b"first"]), make_entry("blob", [b"second"])
+    path = write(bare / "objects/pack", [first])
+    assert path is not None
+    assert objects.read(first.oid)[1] == b"first"
+    with pytest.raises(ObjectMissingError, match=second.oid.hex()):
+        objects.read(second.oid)
+    write(bare / "objects/pack", [second])
+    assert objects.read(second.oid)[1] == b"second"
+    path.with_suffix(".idx").unlink()
+    path.unlink()
+    assert objects.read(second.oid)[1] == b"second"
+    assert [pack.count for pack in objects.packs()] == [1]
+    with pytest.raises(ObjectMissingError):
+        objects.read(first.oid)
+
+
+def test_the_wrong_kind(bare: Path) -> None:
+    entry = make_entry("blob", [b"x"])
+    write(bare / "objects/pack", [entry])
+    with pytest.raises(ObjectDamagedError, match="is a blob, not a tree"):
+        Objects(bare).expect(entry.oid, "tree")
+
+
+# ---- damage -----------------------------------------------------------------------------------------------------------
+
+
+def _use(bare: Path, oids: list[bytes]) -> list[bytes | None]:
+    """What reading gives, None for an error of the store; any other error escapes."""
+    results: list[bytes | None] = []
+    for oid in oids:
+        for act in ("read", "head", "packed"):
+            objects = Objects(bare)
+            try:
+                found = getattr(objects, act)(*((oid, 64) if act == "head" else (oid,)))
+            except StoreError:
+                found = None
+            if act == "read":
+                results.append(bytes(found[1]) if found else None)
+    return results
+
+
+@pytest.mark.parametrize("suffix", [".pack", ".idx"])
+def test_every_damaged_byte_is_an_error_of_the_store_or_harmless(bare: Path, suffix: str) -> None:
+    contents = [b"some content of a blob" * 3, b"", b"x" * 40]
+    entries = [make_entry("blob", [text]) for text in contents]
+    path = write(bare / "objects/pack", entries)
+    assert path is not None
+    file = path.with_suffix(suffix)
+    file.chmod(0o644)
+    good = file.read_bytes()
+    # All of a pack; of an index, all but the long stretches of the fan-out where every entry is alike.
+    places = range(len(good)) if suffix == ".pack" else [*range(0, 1032, 37), *range(1032, len(good))]
+    for at in places:
+        for flip in (0x80, 0x01, 0x7F):
+            # The file must be replaced: an earlier reader still maps the old one.
+            file.unlink()
+            file.write_bytes(good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :])
+            _use(bare, [entry.oid for entry in entries])
+
+
+@pytest.mark.parametrize("suffix", [".pack", ".idx"])
+def test_a_truncated_file(bare: Path, suffix: str) -> None:
+    entry = make_entry("blob", [content(300)])
+    path = write(bare / "objects/pack", [entry])
+    assert path is not None
+    file = path.with_suffix(suffix)
+    good = file.read_bytes()
+    for size in [*range(0, len(good), 61), len(good) - 21]:
+        file.unlink()
+        file.write_bytes(good[:size])
+        assert _use(bare, [entry.oid])[0] in (None, content(300))
+
+
+def test_an_entry_that_claims_a_huge_size_costs_nothing(bare: Path) -> None:
+    bomb = zlib.compress(bytes(1 << 26), 9)
+    packed = entry_header(3, 1 << 50) + bomb
+    oid = hashlib.sha1(b"bomb").digest()
+    path = write(bare / "objects/pack", [Entry(oid, packed, zlib.crc32(packed))])
+    assert path is not None
+    with pytest.raises(StoreError):
+        Objects(bare).read(oid)
+
+
+def test_an_index_that_is_none(bare: Path) -> None:
+    path = write(bare / "objects/pack", [make_entry("blob", [b"x"])])
+    assert path is not None
+    index = path.with_suffix(".idx")
+    index.unlink()
+    index.write_bytes(b"\0" * 2000)
+    with pytest.raises(ObjectDamagedError, match="index"):
+        Objects(bare).read(bytes(20))
+
+
+def test_a_pack_without_its_index_is_not_there(bare: Path) -> None:
+    entry = make_entry("blob", [b"x"])
+    path = write(bare / "objects/pack", [entry])
+    assert path is not None
+    path.with_suffix(".idx").unlink()
+    with pytest.raises(ObjectMissingError):
+        Objects(bare).read(entry.oid)
+
+
+def test_the_header_of_a_pack_is_documented(bare: Path) -> None:
+    path = write(bare / "objects/pack", [make_entry("blob", [b"x"]), make_entry("blob", [b"y"])], expected=7)
+    assert path is not None
+    assert struct.unpack(">4sII", path.read_bytes()[:12]) == (b"PACK", 2, 2)
