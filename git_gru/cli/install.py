@@ -1,0 +1,62 @@
+"""`git gru install`."""
+
+import os
+
+import click
+
+from git_gru.cli.render import line
+from git_gru.git.hooks import HookAction
+from git_gru.git.install import Installation, Scope, install, program_command
+from git_gru.git.repository import NotARepositoryError, Repository
+from git_gru.store.transform import NATIVE
+
+scope_options = (
+    click.option("--system", "scope", flag_value="system", help="Every repository of this machine."),
+    click.option("--global", "scope", flag_value="global", help="Your user's repositories."),
+    click.option(
+        "--local", "scope", flag_value="local", default="local", help="This repository (the default)."
+    ),
+)
+
+
+def repository_if_any() -> Repository | None:
+    """The repository of the current folder, if it is in one."""
+    try:
+        return Repository.find()
+    except NotARepositoryError:
+        return None
+
+
+def hook_lines(done: Installation) -> list[str]:
+    """What was done to each hook, as lines."""
+    lines = []
+    for hook in done.hooks:
+        if hook.action is HookAction.UNCHANGED:
+            continue
+        kept = f" (yours is kept as {hook.kept.name} and still runs)" if hook.kept else ""
+        lines.append(f"hook {hook.path.name} {hook.action.value} in {hook.path.parent}{kept}")
+    return lines
+
+
+@click.command("install", short_help="Tell Git about git-gru: filter, drivers, hooks.")
+@scope_options[0]
+@scope_options[1]
+@scope_options[2]
+def command(scope: str) -> None:
+    """Tell Git about git-gru: the filter, the diff and merge drivers, and this repository's hooks.
+
+    Works from any shell, editor or GUI afterwards, also when git-gru lives in a virtual environment. A hook of your own is
+    kept and called. Running it again changes nothing.
+    """
+    repo = repository_if_any()
+    done = install(repo, Scope(scope), program_command(os.environ.get("PATH", os.defpath)))
+    if done.changed:
+        line(f"git-gru is installed ({done.scope.value} settings), called as: {done.program}")
+    else:
+        line(f"git-gru was installed already ({done.scope.value} settings)")
+    for text in hook_lines(done):
+        line(text)
+    if repo is None:
+        line("not in a repository: run git gru install in each repository for its hooks as well")
+    if not NATIVE:
+        line("the C extension was not built: everything works, deltas take about six times as long")

@@ -1,0 +1,70 @@
+"""`git gru repack`."""
+
+import sys
+
+import click
+
+from git_gru.cli.render import emit_json, human_size, json_option, line
+from git_gru.git.history import model_history
+from git_gru.git.repository import Repository
+from git_gru.store.columns import DEPTH, WINDOW
+from git_gru.store.repack import repack
+
+
+@click.command("repack", short_help="Make the store smaller: older versions become deltas.")
+@click.option(
+    "--depth", type=click.IntRange(min=0), default=DEPTH, show_default=True, help="Most deltas in a chain."
+)
+@click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    default=WINDOW,
+    show_default=True,
+    help="Newer versions tried as a base.",
+)
+@json_option
+def command(depth: int, window: int, as_json: bool) -> None:
+    r"""Make the store smaller: versions that are neither checked out nor at a branch's tip become deltas.
+
+    Their newer neighbours are the bases, so the newest versions stay the fastest to restore. Manifests and commits do not
+    change. Safe to interrupt, and to run beside other git commands.
+
+    \b
+    --json: {"models", "chunks", "rewritten", "bytes_before", "bytes_after", "packs_before", "packs_after"}
+    """
+    repo = Repository.find()
+    history = model_history(repo)
+    report = repack(
+        repo.store(),
+        list(history.lineages.values()),
+        history.keep_plain,
+        depth=depth,
+        window=window,
+        progress=_progress if sys.stderr.isatty() else None,
+    )
+    if as_json:
+        names = (
+            "models",
+            "chunks",
+            "rewritten",
+            "bytes_before",
+            "bytes_after",
+            "packs_before",
+            "packs_after",
+        )
+        emit_json({name: getattr(report, name) for name in names})
+        return
+    line(f"{report.models} models in {report.chunks} chunks, {report.rewritten} of them encoded anew")
+    line(f"store: {human_size(report.bytes_before)} before, {human_size(report.bytes_after)} now")
+
+
+def _progress(done: int, every: int) -> None:
+    """A line on the terminal that is overwritten; the last call ends it."""
+    share = f"{100 * done // max(every, 1)} %"
+    end = "\n" if done >= every else ""
+    print(
+        f"\rrepacking {human_size(done)} of {human_size(every)} ({share}) ",
+        end=end,
+        file=sys.stderr,
+        flush=True,
+    )

@@ -1,0 +1,106 @@
+"""What commits did to models, read from `git log`.
+
+A *change* is a commit with the model paths whose manifest it changed against its first parent. Blobs that are no
+manifests are looked at once each and left out.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import ModelReader
+from git_gru.store.manifest import Manifest
+
+_FIELD = "\x02"  # between the fields of a commit; no field but the last can hold it
+_FORMAT = "--format=%x02%H%x02%P%x02%at%x02%an%x02%B"
+_TRAILER = re.compile(r"(Gru-[A-Za-z0-9_-]+):[ \t]*(.*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathChange:
+    """One path of a change. `before` is None for a model that is new there, `after` for one that is gone."""
+
+    path: str
+    before: Manifest | None
+    after: Manifest | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One commit that touches models. `time` is the author's, in seconds since 1970."""
+
+    commit: str
+    parents: tuple[str, ...]
+    time: int
+    author: str
+    message: str
+    paths: tuple[PathChange, ...]
+
+    @property
+    def subject(self) -> str:
+        """The message's first line."""
+        return self.message.partition("\n")[0]
+
+    @property
+    def trailers(self) -> dict[str, str]:
+        """The `Gru-…` trailers in the message's last paragraph. Names may hold `_`, which Git's own reader refuses."""
+        last = self.message.rstrip().rpartition("\n\n")[2]
+        return {
+            found[1]: found[2].strip() for line in last.splitlines() if (found := _TRAILER.fullmatch(line))
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics from the trailers `Gru-Metric-NAME`."""
+        found = {}
+        for key, value in self.trailers.items():
+            name = key.removeprefix("Gru-Metric-")
+            if name != key:
+                try:
+                    found[name] = float(value)
+                except ValueError:
+                    continue
+        return found
+
+
+def changes(
+    repo: Repository,
+    revisions: Sequence[str],
+    *,
+    paths: Sequence[str] = (),
+    reader: ModelReader | None = None,
+) -> Iterator[Change]:
+    """The changes reachable from `revisions` (arguments of git log), newest first; of `paths` only, if there are any."""
+    reader = reader or ModelReader(repo)
+    listed = repo.git(
+        "log", "-z", "--raw", "--no-abbrev", "--no-renames", "--root", "--topo-order", "--diff-merges=first-parent",
+        "--no-show-signature", "--no-notes", "--no-color", _FORMAT, *revisions, "--", *paths,
+    )  # fmt: skip
+    fields: list[str] | None = None
+    touched: list[PathChange] = []
+    tokens = iter(listed.decode("utf-8", "surrogateescape").split("\0"))
+    for token in tokens:
+        if token.startswith(_FIELD):
+            if fields is not None and touched:
+                yield _change(fields, touched)
+            fields, touched = token.split(_FIELD, 5)[1:], []
+        elif token.lstrip("\n").startswith(":"):
+            path = next(tokens)
+            before, after = (_manifest(reader, blob, path) for blob in token.split()[2:4])
+            if before is not None or after is not None:
+                touched.append(PathChange(path=path, before=before, after=after))
+    if fields is not None and touched:
+        yield _change(fields, touched)
+
+
+def _change(fields: Sequence[str], touched: Sequence[PathChange]) -> Change:
+    commit, parents, time, author, message = fields
+    return Change(
+        commit=commit, parents=tuple(parents.split()), time=int(time), author=author, message=message.strip("\n"),
+        paths=tuple(touched),
+    )  # fmt: skip
+
+
+def _manifest(reader: ModelReader, blob: str, path: str) -> Manifest | None:
+    return None if set(blob) == {"0"} else reader.manifest(blob, path)

@@ -1,0 +1,231 @@
+"""The long-running filter: what Git calls for every tracked file that it adds or checks out.
+
+`clean` turns a file's bytes into its manifest, `smudge` a manifest back into the bytes. One process serves all files of a
+git command. Protocol: gitattributes(5), "Long Running Filter Process", version 2.
+
+Invariants:
+- A manifest is answered only after `ingest` has made every chunk that it names durable (docs/format.md).
+- What comes in is read to its end before anything is answered; Git would otherwise wait for us while we wait for it.
+- An error concerns one file: it is told, answered with `status=error`, and the next file is served.
+- Memory is bounded: contents are streamed, or spooled to a file in the Git folder.
+- What is already in the wanted form passes through unchanged: an empty file, a manifest that is cleaned (a checkout that
+  left manifests in the worktree), a content that is smudged and is no manifest (committed before the file was tracked).
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import BinaryIO, Protocol
+
+from git_gru.errors import StoreError
+from git_gru.git.pktline import (
+    MAX_PAYLOAD,
+    Buffer,
+    Content,
+    EndOfStreamError,
+    PacketReader,
+    PacketWriter,
+    ProtocolError,
+)
+from git_gru.git.repository import Repository
+from git_gru.store.ingest import ingest
+from git_gru.store.manifest import is_manifest, parse_manifest
+from git_gru.store.restore import restore
+from git_gru.store.store import Store
+
+CAPABILITIES = ("clean", "smudge")
+PIPE_BYTES = 1 << 20
+"""What the pipes to and from Git are asked to hold; Linux's default of 64 KiB makes the two processes take turns."""
+
+_IN_MEMORY = 8 << 20  # a content to be smudged that is no manifest is spooled to a file beyond this
+_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest that long would describe terabytes
+
+
+class Reporter(Protocol):
+    """How the filter speaks to the user: the caller knows where to and in which words."""
+
+    def warn(self, path: str, text: str) -> None:
+        """A remark about the file at `path`."""
+
+    def failed(self, path: str, error: Exception) -> None:
+        """The file at `path` could not be filtered."""
+
+
+def serve(stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool = False) -> None:
+    """Speaks the protocol on `stdin` (buffered) and the descriptor `stdout` until Git closes the pipe.
+
+    `skip_smudge` leaves manifests in the worktree. Raises `ProtocolError` when the other side is not Git, and whatever
+    makes the pipe itself unusable.
+    """
+    for pipe in (stdin.fileno(), stdout):
+        _widen(pipe)
+    reader, writer = PacketReader(stdin), PacketWriter(stdout)
+    _shake_hands(reader, writer)
+    session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
+    while not reader.at_end():
+        session.answer()
+
+
+def _shake_hands(reader: PacketReader, writer: PacketWriter) -> None:
+    """Agrees on version 2 and on the capabilities that both sides have."""
+    if (greeting := reader.lines()) != ["git-filter-client", "version=2"]:
+        raise ProtocolError(f"unexpected greeting {greeting}")
+    writer.lines("git-filter-server", "version=2")
+    offered = {line.removeprefix("capability=") for line in reader.lines()}
+    writer.lines(*(f"capability={name}" for name in CAPABILITIES if name in offered))
+
+
+class _Session:
+    """One filter process: answers commands, opening the repository's store at the first that needs it."""
+
+    def __init__(
+        self, reader: PacketReader, writer: PacketWriter, reporter: Reporter, *, skip_smudge: bool
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._reporter = reporter
+        self._skip_smudge = skip_smudge
+
+    @cached_property
+    def _repository(self) -> Repository:
+        return Repository.find()
+
+    @cached_property
+    def _store(self) -> Store:
+        return self._repository.store()
+
+    def answer(self) -> None:
+        """Reads one command with its content and answers it."""
+        request = dict(line.partition("=")[::2] for line in self._reader.lines())
+        path = request.get("pathname", "")
+        content = self._reader.content()
+        commands: dict[str, Callable[[str, Content], Iterable[Buffer]]] = {
+            "clean": self._clean,
+            "smudge": self._smudge,
+        }
+        try:
+            command = commands.get(request.get("command", ""))
+            if command is None:
+                raise ProtocolError(f"unknown command {request.get('command')!r}")
+            pieces = iter(command(path, content))
+            content.drain()
+            first = next(pieces, b"")
+        except (EndOfStreamError, BrokenPipeError):
+            raise
+        except Exception as error:
+            self._reporter.failed(path, error)
+            content.drain()
+            self._writer.lines("status=error")
+            return
+        self._writer.lines("status=success")
+        try:
+            self._writer.content(_chain(first, pieces))
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            self._reporter.failed(path, error)
+            self._writer.flush()
+            self._writer.lines("status=error")
+            return
+        self._writer.flush()
+        self._writer.lines()  # the status stands
+
+    def _clean(self, path: str, content: Content) -> Iterable[Buffer]:
+        head = _take(content, MAX_PAYLOAD)
+        if not head:
+            return ()
+        if is_manifest(head):
+            data = _whole_manifest(head, content, path)
+            manifest = parse_manifest(data, where=path)
+            self._store.lookup.stamp(manifest.digest)
+            return (data,)
+        result = ingest(
+            self._store, _Prefixed(head, content), expect_safetensors=path.endswith(".safetensors")
+        )
+        if result.warning is not None:
+            reason = result.warning.removeprefix("the file: ")
+            self._reporter.warn(path, f"kept as raw bytes, because it is no valid safetensors file: {reason}")
+        return (result.manifest.encode(),)
+
+    def _smudge(self, path: str, content: Content) -> Iterable[Buffer]:
+        head = _take(content, MAX_PAYLOAD)
+        if not is_manifest(head):
+            return self._spooled(head, content)
+        data = _whole_manifest(head, content, path)
+        if self._skip_smudge:
+            return (data,)
+        return restore(self._store, parse_manifest(data, where=path))
+
+    def _spooled(self, head: bytes, content: Content) -> Iterable[Buffer]:
+        """The content itself, kept in memory while it is small and in an unnamed file when it is not."""
+        rest = _take(content, _IN_MEMORY)
+        if len(rest) < _IN_MEMORY:
+            return (head, rest)
+        import tempfile  # rarely needed, and start-up time is felt
+
+        # The Git folder and not the system's: /tmp is often a file system in memory
+        with contextlib.ExitStack() as stack:
+            file = stack.enter_context(tempfile.TemporaryFile(dir=self._repository.git_dir))
+            file.write(head)
+            file.write(rest)
+            view = memoryview(bytearray(PIPE_BYTES))
+            while count := content.readinto(view):
+                file.write(view[:count])
+            file.seek(0)
+            return _pieces_of(file, stack.pop_all())
+
+
+def _pieces_of(file: BinaryIO, resources: contextlib.ExitStack) -> Iterator[bytes]:
+    with resources:
+        while piece := file.read(PIPE_BYTES):
+            yield piece
+
+
+class _Prefixed:
+    """A source that gives `head`, which was read already, before the rest of a content."""
+
+    def __init__(self, head: bytes, rest: Content) -> None:
+        self._head = memoryview(head)
+        self._rest = rest
+
+    def readinto(self, view: memoryview, /) -> int:
+        """As `Content.readinto`."""
+        count = min(len(view), len(self._head))
+        view[:count] = self._head[:count]
+        self._head = self._head[count:]
+        return count + (self._rest.readinto(view[count:]) if count < len(view) else 0)
+
+
+def _whole_manifest(head: bytes, content: Content, path: str) -> bytes:
+    """`head` and all that follows it; raises `StoreError` when that is too much to be a manifest."""
+    data = head + _take(content, _MANIFEST_LIMIT)
+    if len(data) > _MANIFEST_LIMIT:
+        raise StoreError(f"{path} begins like a manifest and is over {_MANIFEST_LIMIT >> 20} MiB long")
+    return data
+
+
+def _take(content: Content, limit: int) -> bytes:
+    """At most `limit` bytes of `content`; fewer only at its end."""
+    taken = bytearray()
+    while len(taken) < limit:
+        piece = bytearray(min(limit - len(taken), PIPE_BYTES))
+        count = content.readinto(memoryview(piece))
+        taken += memoryview(piece)[:count]
+        if count < len(piece):
+            break
+    return bytes(taken)
+
+
+def _chain(first: Buffer, rest: Iterator[Buffer]) -> Iterator[Buffer]:
+    yield first
+    yield from rest
+
+
+def _widen(pipe: int) -> None:
+    """Asks for a larger pipe; on files, terminals and other systems nothing happens."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):
+        pass

@@ -1,0 +1,164 @@
+"""Git hooks: installing the stubs beside a user's own, and what the hooks do.
+
+A *stub* is a few lines of sh from the folder `hooks/`, marked as git-gru's, with the program's path written in. It calls
+the hook that stood there before (kept as `<name>.before-git-gru`) with the same arguments, leaves before Python starts
+when no tracked model is concerned, and otherwise runs `git-gru hook NAME`.
+"""
+
+import os
+import stat
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from git_gru.errors import InputError
+from git_gru.formats.safetensors import HeaderError, parse_header
+from git_gru.git.attributes import paths, with_filter
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import ModelReader
+from git_gru.store.manifest import Manifest
+from git_gru.store.store import Store
+
+MARK = "# git-gru hook stub"
+KEPT_SUFFIX = ".before-git-gru"
+NAMES = ("pre-commit",)
+
+
+class HookAction(StrEnum):
+    """What became of one hook."""
+
+    INSTALLED = "installed"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    REMOVED = "removed"
+    RESTORED = "restored"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HookChange:
+    """One hook's file, what was done to it, and where the user's own hook is kept, if there is one."""
+
+    path: Path
+    action: HookAction
+    kept: Path | None = None
+
+
+class RefusedCommitError(InputError):
+    """The pre-commit hook refuses the commit."""
+
+
+def stub_folder() -> Path:
+    """Where the stubs are: inside an installed package, or at the root of a checkout."""
+    package = Path(__file__).parents[1]
+    packed = package / "_hooks"
+    return packed if packed.is_dir() else package.parent / "hooks"
+
+
+def hook_folder(repo: Repository) -> Path:
+    """The folder from which Git runs this repository's hooks; `core.hooksPath` counts."""
+    found = repo.git("rev-parse", "--path-format=absolute", "--git-path", "hooks")
+    return Path(os.fsdecode(found.removesuffix(b"\n")))
+
+
+def install(repo: Repository, program: str) -> tuple[HookChange, ...]:
+    """Writes our stubs; a hook that is not ours is kept under another name and called by ours."""
+    folder = hook_folder(repo)
+    folder.mkdir(parents=True, exist_ok=True)
+    return tuple(_install_one(folder / name, _stub(name, program)) for name in NAMES)
+
+
+def uninstall(repo: Repository) -> tuple[HookChange, ...]:
+    """Removes our stubs and puts the hooks back that stood there before."""
+    folder = hook_folder(repo)
+    return tuple(change for name in NAMES if (change := _uninstall_one(folder / name)) is not None)
+
+
+def _stub(name: str, program: str) -> str:
+    text = (stub_folder() / name).read_text(encoding="utf-8")
+    return text.replace("@GIT_GRU@", program)
+
+
+def _install_one(hook: Path, text: str) -> HookChange:
+    kept = hook.with_name(hook.name + KEPT_SUFFIX)
+    action = HookAction.INSTALLED
+    if _is_ours(hook):
+        if hook.read_text(encoding="utf-8") == text:
+            return HookChange(path=hook, action=HookAction.UNCHANGED, kept=kept if kept.exists() else None)
+        action = HookAction.UPDATED
+    elif hook.exists() or hook.is_symlink():
+        if kept.exists() or kept.is_symlink():
+            raise InputError(
+                f"{hook} is not git-gru's, and an older hook is kept in {kept}",
+                hint="Join the two into one file, then run git gru install again.",
+            )
+        hook.rename(kept)
+    temporary = hook.with_name(f"{hook.name}.git-gru-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.chmod(0o755)
+    temporary.replace(hook)  # in one step: Git may be about to run it
+    return HookChange(path=hook, action=action, kept=kept if kept.exists() else None)
+
+
+def _uninstall_one(hook: Path) -> HookChange | None:
+    if not _is_ours(hook):
+        return None
+    kept = hook.with_name(hook.name + KEPT_SUFFIX)
+    if kept.exists() or kept.is_symlink():
+        kept.replace(hook)
+        return HookChange(path=hook, action=HookAction.RESTORED)
+    hook.unlink()
+    return HookChange(path=hook, action=HookAction.REMOVED)
+
+
+def _is_ours(hook: Path) -> bool:
+    if hook.is_symlink() or not hook.is_file() or not stat.S_ISREG(hook.stat().st_mode):
+        return False
+    with hook.open("rb") as file:
+        return MARK.encode() in file.read(256)
+
+
+def pre_commit(repo: Repository) -> None:
+    """Refuses to commit a `*.safetensors` that is not safetensors. Raises `RefusedCommitError` naming each and why."""
+    refused = broken_models(repo)
+    if not refused:
+        return
+    listed = "".join(f"\n  {path}: {reason}" for path, reason in refused.items())
+    raise RefusedCommitError(
+        f"not committed, because this is not a safetensors file:{listed}",
+        hint="Write the file anew and add it again, or commit it as it is, bit for bit: git commit --no-verify",
+    )
+
+
+def broken_models(repo: Repository) -> dict[str, str]:
+    """Staged changes to `*.safetensors` models whose bytes do not parse: path → the reason."""
+    against = repo.git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
+    if not against:
+        against = repo.git("hash-object", "-t", "tree", "--stdin", input=b"").decode().strip()
+    staged = paths(
+        repo.git(
+            "diff-index", "--cached", "--name-only", "--diff-filter=d", "-z", against, "--", "*.safetensors"
+        )
+    )
+    models = with_filter(repo, staged)
+    reader = ModelReader(repo)
+    found = {}
+    for path in models:
+        blob = repo.git("rev-parse", f":{path}").decode().strip()
+        manifest = reader.manifest(blob, path)
+        if manifest is not None and manifest.is_raw:
+            found[path] = _reason(repo.store(), manifest, path)
+    return found
+
+
+def _reason(store: Store, manifest: Manifest, path: str) -> str:
+    """Why the bytes that `manifest` keeps raw are no safetensors file."""
+    data = b""
+    for chunk in manifest.raw or ():
+        data += store.chunk(chunk)
+        if len(data) >= 8 + int.from_bytes(data[:8], "little"):
+            break
+    try:
+        parse_header(data, file_size=manifest.size, where=path)
+    except HeaderError as error:
+        return str(error).removeprefix(f"{path}: ")
+    return "it was not complete when it was added"

@@ -1,0 +1,116 @@
+"""The user's repository: where its worktree, its Git folder and its store are.
+
+*git dir* is this worktree's own Git folder (HEAD, index), *common dir* the one that all worktrees share (objects, refs,
+config): the store is `<common dir>/gru/store.git`, so worktrees share it. Git itself is asked where they are, so linked
+worktrees, submodules, `GIT_DIR` (set by Git in clone, `worktree add` and hooks) and bare repositories come out right.
+"""
+
+import subprocess
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from git_gru.errors import InputError
+from git_gru.git.run import LOCAL_VARIABLES, Environment, completed, git, inherited
+
+if TYPE_CHECKING:
+    from git_gru.store.store import Store
+
+
+class NotARepositoryError(InputError):
+    """The folder is in no Git repository, or Git refuses to work there."""
+
+
+@dataclass(frozen=True)
+class Repository:
+    """One repository as seen from one of its worktrees (`worktree` is None in a bare one). Paths are absolute."""
+
+    worktree: Path | None
+    git_dir: Path
+    common_dir: Path
+    environment: Environment = field(default_factory=dict, repr=False, compare=False)
+    """What `git` adds to (None: takes from) the environment, so that its commands meet this repository and no other."""
+
+    @classmethod
+    def find(cls, start: Path | None = None) -> "Repository":
+        """The repository of the folder `start`; by default the one that Git itself would use here.
+
+        With `start` given, GIT_DIR and its kin in the environment do not count. Raises `NotARepositoryError`.
+        """
+        environment: dict[str, str | None] = dict(LOCAL_VARIABLES) if start is not None else {}
+        result = completed(
+            "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir", "--show-toplevel",
+            cwd=start, env=environment,
+        )  # fmt: skip
+        lines = result.stdout.decode("utf-8", "surrogateescape").splitlines()
+        if len(lines) < 2:
+            raise _no_repository(start or Path.cwd(), result.stderr.decode("utf-8", "replace"))
+        git_dir, common_dir = Path(lines[0]), Path(lines[1])
+        worktree = Path(lines[2]) if len(lines) > 2 else None
+        if start is None and inherited("GIT_DIR"):  # perhaps relative to a folder that git will not be run in
+            environment = {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(worktree) if worktree else None}
+        return cls(worktree, git_dir, common_dir, environment)
+
+    def git(
+        self, *args: str, cwd: Path | None = None, input: bytes | None = None, env: Environment | None = None,
+        check: bool = True,
+    ) -> bytes:  # fmt: skip
+        """`git ARGS` in this repository (at the top of its worktree unless `cwd` says otherwise); see `run.git`."""
+        return git(
+            *args, cwd=cwd or self.top, input=input, env={**self.environment, **(env or {})}, check=check
+        )
+
+    def completed(
+        self, *args: str, cwd: Path | None = None, input: bytes | None = None, env: Environment | None = None
+    ) -> subprocess.CompletedProcess[bytes]:
+        """As `git`, never raising for an exit status; see `run.completed`."""
+        return completed(*args, cwd=cwd or self.top, input=input, env={**self.environment, **(env or {})})
+
+    @property
+    def top(self) -> Path:
+        """The folder to run git in: the worktree's top, or the Git folder of a bare repository."""
+        return self.worktree or self.git_dir
+
+    def require_worktree(self) -> Path:
+        """The worktree's top; raises `NotARepositoryError` in a bare repository."""
+        if self.worktree is None:
+            raise NotARepositoryError(
+                f"{self.git_dir} is a bare repository: it has no worktree", hint="Run this in a clone of it."
+            )
+        return self.worktree
+
+    @property
+    def gru_dir(self) -> Path:
+        """`<common dir>/gru`: the store and all else that git-gru keeps for this repository."""
+        return self.common_dir / "gru"
+
+    def store(self) -> "Store":
+        """The repository's store, made when it is missing."""
+        from git_gru.store.store import Store
+
+        return Store.open(self.gru_dir)
+
+    def config(self, key: str) -> str | None:
+        """The value of a Git setting as this repository sees it (system, global, local), or None."""
+        result = self.completed("config", "--get", key)
+        return result.stdout.decode("utf-8", "replace").removesuffix("\n") if result.returncode == 0 else None
+
+    @cached_property
+    def pygit2(self) -> Any:
+        """A `pygit2.Repository` on the same Git folder (imported on first use)."""
+        import pygit2
+
+        return pygit2.Repository(str(self.git_dir))
+
+
+def _no_repository(where: Path, stderr: str) -> NotARepositoryError:
+    if "dubious ownership" in stderr:
+        return NotARepositoryError(
+            f"Git refuses to use the repository at {where}: it belongs to another user",
+            hint=f"If you trust it: git config --global --add safe.directory '{where}'",
+        )
+    return NotARepositoryError(
+        f"{where} is not in a Git repository",
+        hint="Go to your repository's folder, or make one with: git init",
+    )

@@ -1,0 +1,135 @@
+"""Running git as a child process.
+
+One function, `git`, with three promises: arguments go straight to the program (no shell), what git says on stderr becomes
+part of the error, and messages come in English whatever the user's locale is, so that a caller may look at them.
+
+The child inherits this process's environment; `env` adds to it, and a value of None takes a variable away.
+"""
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from git_gru.errors import GruError, MachineError
+
+Environment = Mapping[str, str | None]
+
+LOCAL_VARIABLES: Environment = dict.fromkeys(
+    (
+        "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+        "GIT_COMMON_DIR",
+        "GIT_CONFIG",
+        "GIT_CONFIG_COUNT",
+        "GIT_CONFIG_PARAMETERS",
+        "GIT_DIR",
+        "GIT_GRAFT_FILE",
+        "GIT_IMPLICIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_INTERNAL_SUPER_PREFIX",
+        "GIT_NAMESPACE",
+        "GIT_NO_REPLACE_OBJECTS",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_PREFIX",
+        "GIT_QUARANTINE_PATH",
+        "GIT_REPLACE_REF_BASE",
+        "GIT_SHALLOW_FILE",
+        "GIT_WORK_TREE",
+    )
+)
+"""What ties a git process to one repository (`git rev-parse --local-env-vars`); as `env` it unties the child."""
+
+
+class GitCommandError(GruError):
+    """A git command failed; the message is what git said."""
+
+    def __init__(self, args: tuple[str, ...], returncode: int, stderr: str) -> None:
+        said = _sentence(stderr) or f"exit status {returncode}"
+        super().__init__(f"git {_verb(args)} failed: {said}")
+        self.command = args
+        self.returncode = returncode
+        self.stderr = stderr
+
+
+class GitMissingError(MachineError):
+    """There is no git program on this machine's PATH."""
+
+    def __init__(self) -> None:
+        super().__init__("the program git was not found", hint="Install Git 2.31 or later and try again.")
+
+
+def child_environment(changes: Environment | None = None) -> dict[str, str]:
+    """This process's environment with `changes` applied (None removes), for a child process."""
+    environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "C"}
+    for name, value in (changes or {}).items():
+        if value is None:
+            environment.pop(name, None)
+        else:
+            environment[name] = value
+    return environment
+
+
+def inherited(name: str) -> bool:
+    """Whether a child process would see the environment variable `name`."""
+    return name in os.environ
+
+
+def git(
+    *args: str,
+    cwd: Path | None = None,
+    input: bytes | None = None,
+    env: Environment | None = None,
+    check: bool = True,
+) -> bytes:
+    """Run `git ARGS` and return its stdout.
+
+    With `check=False` a failure returns whatever came on stdout. Raises `GitCommandError` (exit status and stderr in it)
+    and `GitMissingError`.
+    """
+    return completed(*args, cwd=cwd, input=input, env=env, check=check).stdout
+
+
+def completed(
+    *args: str,
+    cwd: Path | None = None,
+    input: bytes | None = None,
+    env: Environment | None = None,
+    check: bool = False,
+) -> subprocess.CompletedProcess[bytes]:
+    """As `git`, for callers who need the exit status or stderr as well."""
+    try:
+        result = subprocess.run(
+            ["git", *args],
+            cwd=cwd,
+            input=input or b"",
+            env=child_environment(env),
+            capture_output=True,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        if cwd is not None and not cwd.is_dir():
+            raise GitCommandError(args, 128, f"no such folder: {cwd}") from error
+        raise GitMissingError from error
+    if check and result.returncode != 0:
+        raise GitCommandError(args, result.returncode, result.stderr.decode("utf-8", "replace"))
+    return result
+
+
+def _verb(args: tuple[str, ...]) -> str:
+    """The sub-command in `args`, past options like `-c name=value`."""
+    skip = False
+    for arg in args:
+        if skip:
+            skip = False
+        elif arg in ("-c", "-C"):
+            skip = True
+        elif not arg.startswith("-"):
+            return arg
+    return " ".join(args)
+
+
+def _sentence(stderr: str) -> str:
+    """Git's own complaint: its `fatal:` and `error:` lines without the prefix, or else all it said."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()]
+    told = [line.partition(": ")[2] for line in lines if line.startswith(("fatal: ", "error: "))]
+    return "; ".join(told or lines)

@@ -1,0 +1,108 @@
+"""Where runs stand in the user's repository: `refs/gru/runs/<id>/record`, `/source`.
+
+`record` points to a commit without a parent whose tree holds `run.json`, `metrics.jsonl` and `logs/`; a new version of
+the record replaces it, so a run costs one small commit however often it was updated. Only the run's launcher writes it.
+"""
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from git_gru.errors import InputError
+from git_gru.git.repository import Repository
+from git_gru.runs.metrics import Event, parse_events
+from git_gru.runs.record import Failure, RunRecord, RunState, parse_record
+
+PREFIX = "refs/gru/runs/"
+RECORD_FILE = "run.json"
+METRICS_FILE = "metrics.jsonl"
+
+
+class UnknownRunError(InputError):
+    """No run of that id is recorded here."""
+
+
+def record_ref(run: str) -> str:
+    """The ref of a run's record."""
+    return f"{PREFIX}{run}/record"
+
+
+def source_ref(run: str) -> str:
+    """The ref that keeps the snapshot of an unclean worktree that a run started from."""
+    return f"{PREFIX}{run}/source"
+
+
+def write_record(repo: Repository, record: RunRecord, metrics: bytes, logs: Mapping[str, bytes]) -> str:
+    """Makes the record commit of a run and points its ref at it; returns the commit's id. `logs`: file name → bytes."""
+    import pygit2
+
+    objects: Any = repo.pygit2
+    blob, tree = pygit2.enums.FileMode.BLOB, pygit2.enums.FileMode.TREE
+    top = objects.TreeBuilder()
+    top.insert(RECORD_FILE, objects.create_blob(record.encode()), blob)
+    top.insert(METRICS_FILE, objects.create_blob(metrics), blob)
+    if logs:
+        folder = objects.TreeBuilder()
+        for name, data in logs.items():
+            folder.insert(name, objects.create_blob(data), blob)
+        top.insert("logs", folder.write(), tree)
+    who = pygit2.Signature("git-gru", "git-gru@localhost", int(record.ended or record.started), 0)
+    message = f"run {record.id}: {record.state}, step {record.step} of {record.steps}\n"
+    commit = str(objects.create_commit(None, who, who, message, top.write(), []))
+    repo.git("update-ref", record_ref(record.id), commit)
+    return commit
+
+
+def run_ids(repo: Repository) -> list[str]:
+    """The ids of all recorded runs, oldest first."""
+    refs = repo.git("for-each-ref", "--format=%(refname)", f"{PREFIX}*/record").decode().split()
+    return sorted(ref.removeprefix(PREFIX).removesuffix("/record") for ref in refs)
+
+
+def find_run(repo: Repository, name: str) -> str:
+    """The id of the run that `name` (an id, or the beginning of just one) stands for. Raises `UnknownRunError`."""
+    ids = run_ids(repo)
+    matches = [run for run in ids if run == name] or [run for run in ids if run.startswith(name)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UnknownRunError(
+            f"{name} may mean any of the runs {', '.join(matches)}", hint="Write more of the id."
+        )
+    raise UnknownRunError(f"there is no run {name} here", hint="See which there are: git gru runs list")
+
+
+def read_record(repo: Repository, run: str) -> RunRecord:
+    """The record of the run with the full id `run`; one whose launcher is gone is told as failed."""
+    return _settled(parse_record(_read(repo, run, RECORD_FILE), where=f"{record_ref(run)}:{RECORD_FILE}"))
+
+
+def read_events(repo: Repository, run: str) -> list[Event]:
+    """The events of a run, as of its last update of the record."""
+    return parse_events(_read(repo, run, METRICS_FILE))
+
+
+def _read(repo: Repository, run: str, name: str) -> bytes:
+    try:
+        data: bytes = repo.pygit2.revparse_single(f"{record_ref(run)}:{name}").data
+    except KeyError as error:
+        raise UnknownRunError(
+            f"there is no run {run} here", hint="See which there are: git gru runs list"
+        ) from error
+    return data
+
+
+def _settled(record: RunRecord) -> RunRecord:
+    """`record`, or the same as failed when it says running and the launcher's process on this host is gone."""
+    if record.state is not RunState.RUNNING or record.host != socket.gethostname():
+        return record
+    try:
+        os.kill(record.pid, 0)
+    except ProcessLookupError:
+        gone = Failure(message="the launcher of this run was killed", host=record.host)
+        return replace(record, state=RunState.FAILED, failure=gone)
+    except PermissionError:
+        pass  # a process of another user: it lives
+    return record
