@@ -1,4 +1,4 @@
-"""The two parts of the build that pyproject.toml cannot say: the optional C extension and the hook stubs."""
+"""What pyproject.toml cannot say of the build: the optional C extension and the hook stubs in the wheel."""
 
 import shutil
 from pathlib import Path
@@ -8,17 +8,16 @@ from setuptools.command.build_py import build_py
 
 
 class BuildPy(build_py):
-    """Packs `hooks/` and the man page into the wheel (a checkout reads them where they stand)."""
+    """Packs `hooks/` into the wheel (a checkout reads them where they stand)."""
 
     def run(self) -> None:
         super().run()
         if self.editable_mode:
             return
-        for source, target in (("hooks", "_hooks"), ("docs/man", "_man")):
-            folder = Path(self.build_lib, "git_gru", target)
-            folder.mkdir(parents=True, exist_ok=True)
-            for file in sorted(Path(source).iterdir()):
-                shutil.copy(file, folder / file.name)
+        folder = Path(self.build_lib, "git_gru", "_hooks")
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in sorted(Path("hooks").iterdir()):
+            shutil.copy(file, folder / file.name)
 
 
 setup(

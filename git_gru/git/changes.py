@@ -4,17 +4,16 @@ A *change* is a commit with the model paths whose manifest it changed against it
 manifests are looked at once each and left out.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
+from git_gru.runs.trailers import read_metrics, read_trailers
 from git_gru.store.manifest import Manifest
 
 _FIELD = "\x02"  # between the fields of a commit; no field but the last can hold it
 _FORMAT = "--format=%x02%H%x02%P%x02%at%x02%an%x02%B"
-_TRAILER = re.compile(r"(Gru-[A-Za-z0-9_-]+):[ \t]*(.*)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,24 +43,13 @@ class Change:
 
     @property
     def trailers(self) -> dict[str, str]:
-        """The `Gru-…` trailers in the message's last paragraph. Names may hold `_`, which Git's own reader refuses."""
-        last = self.message.rstrip().rpartition("\n\n")[2]
-        return {
-            found[1]: found[2].strip() for line in last.splitlines() if (found := _TRAILER.fullmatch(line))
-        }
+        """The `Gru-…` trailers of the message."""
+        return read_trailers(self.message)
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics from the trailers `Gru-Metric-NAME`."""
-        found = {}
-        for key, value in self.trailers.items():
-            name = key.removeprefix("Gru-Metric-")
-            if name != key:
-                try:
-                    found[name] = float(value)
-                except ValueError:
-                    continue
-        return found
+        """The metrics that a training run wrote into the message: name -> value."""
+        return read_metrics(self.trailers)
 
 
 def changes(

@@ -23,7 +23,7 @@ from git_gru.ids import Buffer, is_id
 from git_gru.store import transform
 from git_gru.store.chunks import LONGEST_CHUNK
 
-SAMPLE_BYTES = 1 << 16
+SAMPLE_BYTES = 1 << 15
 SAMPLE_PIECES = 16
 WORTH_IT = 0.997
 """A plane whose sample does not fall below this ratio is kept raw."""
@@ -164,7 +164,7 @@ class _Tools(threading.local):
         entropy = zstandard.ZstdCompressionParameters.from_level(1, hash_log=6)
         self.compressors: list[Callable[[Buffer], bytes]] = [
             zstandard.ZstdCompressor(compression_params=entropy).compress,
-            zstandard.ZstdCompressor(level=3).compress,
+            zstandard.ZstdCompressor(level=1).compress,
         ]
         self.decompressor = zstandard.ZstdDecompressor()
 

@@ -99,7 +99,7 @@ def place_column(
 def _choose(this: _Candidate, recent: deque[_Candidate], dtype: str, depth: int) -> _Candidate | None:
     """The base to use, or None for a plain encoding."""
     fitting = [candidate for candidate in recent if candidate.length == this.length]
-    if not fitting:
+    if not fitting or depth < 1:
         return None
     costs = {candidate.id: _estimate(this.data, candidate.data, dtype) for candidate in fitting}
     best = min(fitting, key=lambda candidate: costs[candidate.id])

@@ -27,6 +27,9 @@ CREATE TABLE models (digest BLOB PRIMARY KEY, tree BLOB) WITHOUT ROWID;
 CREATE TABLE stamps (digest BLOB PRIMARY KEY, time REAL) WITHOUT ROWID;
 """
 
+_PATIENCE = 60.0
+"""How long the cache is waited for while other processes write it, in seconds."""
+
 _UNWRITABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 T = TypeVar("T")
@@ -156,7 +159,7 @@ class Lookup:
 
     def _open(self) -> sqlite3.Connection:
         path = ":memory:" if self._in_memory else self.path
-        db = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        db = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=False)
         try:
             _prepare(db)
         except sqlite3.Error:
@@ -176,7 +179,16 @@ class Lookup:
 
 
 def _prepare(db: sqlite3.Connection) -> None:
-    db.execute("PRAGMA journal_mode=WAL")
+    patience = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode=WAL")
+            break
+        except sqlite3.OperationalError as error:
+            # Several processes make the file at once: for this one lock SQLite does not wait by itself.
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                raise
+            time.sleep(0.01)
     db.execute("PRAGMA synchronous=NORMAL")
     if db.execute("PRAGMA user_version").fetchone()[0] != SCHEMA:
         with db:

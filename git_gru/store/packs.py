@@ -15,7 +15,7 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -40,19 +40,17 @@ class Entry:
     crc: int
 
 
-def object_id(kind: Kind, parts: Sequence[Buffer]) -> bytes:
-    """Git's SHA-1 name of the object whose content is the concatenation of `parts`."""
-    sha = hashlib.sha1(b"%s %d\0" % (kind.encode(), sum(map(len, parts))), usedforsecurity=False)
+def make_entry(kind: Kind, parts: Sequence[Buffer]) -> Entry:
+    """The object whose content is the concatenation of `parts`, as a pack entry. The parts are copied just once."""
+    size = sum(map(len, parts))
+    sha = hashlib.sha1(b"%s %d\0" % (kind.encode(), size), usedforsecurity=False)
+    adler = 1
     for part in parts:
         sha.update(part)
-    return sha.digest()
-
-
-def make_entry(kind: Kind, parts: Sequence[Buffer]) -> Entry:
-    """The object whose content is the concatenation of `parts`, as a pack entry."""
-    content = parts[0] if len(parts) == 1 else b"".join(parts)
-    packed = b"".join([entry_header(KINDS[kind], len(content)), *_stored(content)])
-    return Entry(object_id(kind, [content]), packed, zlib.crc32(packed))
+        adler = zlib.adler32(part, adler)
+    head = entry_header(KINDS[kind], size)
+    packed = b"".join([head, b"\x78\x01", *_stored_blocks(parts, size), struct.pack(">I", adler)])
+    return Entry(sha.digest(), packed, zlib.crc32(packed))
 
 
 def entry_header(kind: int, size: int) -> bytes:
@@ -66,16 +64,22 @@ def entry_header(kind: int, size: int) -> bytes:
     return bytes(head)
 
 
-def _stored(content: Buffer) -> Iterable[Buffer]:
-    """A zlib stream of stored blocks."""
-    yield b"\x78\x01"
-    view = memoryview(content)
-    last = max(len(view) - 1, 0) // STORED_BLOCK
-    for block in range(last + 1):
-        part = view[block * STORED_BLOCK : (block + 1) * STORED_BLOCK]
-        yield struct.pack("<BHH", block == last, len(part), len(part) ^ 0xFFFF)
-        yield part
-    yield struct.pack(">I", zlib.adler32(content))
+def _stored_blocks(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
+    """The stored blocks of a deflate stream, all of full length but the last."""
+    left = size
+    room = 0
+    if size == 0:
+        yield struct.pack("<BHH", 1, 0, 0xFFFF)
+    for part in parts:
+        view = memoryview(part)
+        while view:
+            if room == 0:
+                room = min(left, STORED_BLOCK)
+                left -= room
+                yield struct.pack("<BHH", left == 0, room, room ^ 0xFFFF)
+            piece, view = view[:room], view[room:]
+            room -= len(piece)
+            yield piece
 
 
 class PackWriter:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from git_gru.errors import InputError
+from git_gru.store.codec import encode_plain, inspect
 from git_gru.store.columns import DEPTH, WINDOW, Column, Placed, place_column
 from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
@@ -29,6 +30,7 @@ KEPT_PACK = 1 << 28
 """A pack of at least so many bytes is left as it is while most of it is in use."""
 
 KEPT_SHARE = 0.8
+_PACK = re.compile(r"pack-[0-9a-f]{40}\.pack\Z")
 _OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
 
 Progress = Callable[[int, int], None]
@@ -100,9 +102,11 @@ class _Repack:
         progress: Progress | None,
     ) -> None:
         self.store, self.depth, self.window, self.progress = store, depth, window, progress
-        store.sync()
-        self.rows = store.lookup.rows()
-        self.packs = store.objects.packs()
+        with store.locked(alone=True):
+            # No writer stands between its pack and the reference: what no tree names in these packs is garbage.
+            self.packs = store.objects.packs()
+            store.sync()
+            self.rows = store.lookup.rows()
         self.blob_of = {id: row.oid for id, row in self.rows.items()}
         present = [[manifest for manifest in line if store.has_model(manifest.digest)] for line in lineages]
         self.columns = _columns(present, self.rows)
@@ -126,6 +130,7 @@ class _Repack:
         try:
             for _ in ordered_map(self.store.pool, self._place, self.columns, ahead=self.store.cores + 1):
                 pass
+            self._shorten()
             kept = self._copy_live()
             self.written = self.writer.finish()
         except BaseException:
@@ -143,6 +148,34 @@ class _Repack:
             packs_before=len(before),
             packs_after=len(after),
         )
+
+    def _shorten(self) -> None:
+        """Cuts chains that grew: a chunk that no lineage names keeps its encoding while its base may get a base itself."""
+        depths: dict[str, int] = {}
+        for id in self.bases:
+            chain = []
+            wanted: str | None = id
+            while wanted is not None and wanted not in depths:
+                chain.append(wanted)
+                wanted = self.bases[wanted]
+            for link in reversed(chain):
+                base = self.bases[link]
+                depths[link] = 0 if base is None else depths[base] + 1
+        cuts: dict[str, None] = {}
+        for id, depth in depths.items():
+            if depth > self.depth + DEPTH:
+                # The first link beyond the chosen encodings: what hangs below it keeps its own.
+                while depths[id] > self.depth + 1 and (base := self.bases[id]) is not None:
+                    id = base
+                cuts[id] = None
+        for id in cuts:
+            self._make_plain(id)
+
+    def _make_plain(self, id: str) -> None:
+        row = self.rows[id]
+        dtype = inspect(self.store.objects.expect(row.oid, "blob"), where=f"chunk {id[:12]}").dtype
+        data = read_chunk(self.store.objects, lambda id: self.rows[id].oid, id)
+        self._note(Placed(id, None, 0, None), make_entry("blob", encode_plain(data, dtype)))
 
     def _place(self, column: Column) -> None:
         """Chooses the encodings of one column; new blobs go to the pack at once, so that memory stays bounded."""
@@ -212,7 +245,8 @@ class _Repack:
                 pack.path.with_suffix(".idx").unlink(missing_ok=True)
                 pack.path.unlink(missing_ok=True)
         for path in folder.iterdir():
-            if _OURS.match(path.name):
+            lost = _PACK.match(path.name) and not path.with_suffix(".idx").exists()
+            if lost or _OURS.match(path.name):
                 path.unlink(missing_ok=True)
         sync_folder(folder)
         store.sync()

@@ -5,9 +5,8 @@ from collections.abc import Iterator
 from git_gru.ids import Buffer
 from git_gru.store.codec import ChunkDamagedError
 from git_gru.store.manifest import Manifest
-from git_gru.store.objects import ObjectMissingError
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.store import ChunkMissingError, Store, read_chunk
+from git_gru.store.store import Store
 
 
 def restore(store: Store, manifest: Manifest) -> Iterator[Buffer]:
@@ -18,11 +17,7 @@ def restore(store: Store, manifest: Manifest) -> Iterator[Buffer]:
     blobs = store.blobs(manifest)
 
     def decoded(id: str) -> Buffer:
-        try:
-            return read_chunk(store.objects, blobs.get, id)
-        except (ObjectMissingError, ChunkMissingError):
-            # Re-encoded under this reader: the model's tree as it stands now names the new blobs.
-            return store.read_again(lambda: read_chunk(store.objects, store.blobs(manifest).get, id))
+        return store.chunk_of(manifest, blobs, id)
 
     size = 0
     for data in ordered_map(store.pool, decoded, manifest.chunks(), ahead=store.cores + 2):

@@ -12,7 +12,7 @@ import functools
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -25,6 +25,7 @@ from git_gru.store.lookup import Lookup
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import REPAIR, ObjectMissingError, Objects
 from git_gru.store.packs import no_room
+from git_gru.store.transform import keep_memory
 from git_gru.store.trees import StoreTree, model_blobs
 from git_gru.store.writer import Writer
 
@@ -105,6 +106,7 @@ class Store:
     @functools.cached_property
     def pool(self) -> ThreadPoolExecutor:
         """Threads for coding: one a core that this process may use."""
+        keep_memory()  # whoever uses the pool is about to code many chunks
         return ThreadPoolExecutor(self.cores, thread_name_prefix="gru-codec")
 
     @functools.cached_property
@@ -174,14 +176,17 @@ class Store:
 
     def has_model(self, digest: str) -> bool:
         """Whether the store holds the model of that manifest's digest."""
-        return self.tree().model(digest) is not None
+        return self.read_again(lambda: self.tree().model(digest) is not None)
 
     def models(self) -> dict[str, bytes]:
         """The models: manifest's digest -> id of the model tree."""
-        return self.tree().models()
+        return self.read_again(lambda: self.tree().models())
 
     def blobs(self, manifest: Manifest) -> dict[str, bytes]:
         """Chunk id -> blob for a model and the bases it needs. Raises `ModelMissingError`."""
+        return self.read_again(lambda: self._blobs(manifest))
+
+    def _blobs(self, manifest: Manifest) -> dict[str, bytes]:
         tree = self.tree().model(manifest.digest)
         if tree is None:
             raise ModelMissingError(
@@ -200,7 +205,14 @@ class Store:
         chunks = manifest.tensors[name].chunks
         blobs = self.blobs(manifest)
         for id in chunks:
-            yield bytes(self.read_again(lambda id=id: read_chunk(self.objects, blobs.get, id)))  # type: ignore[misc]
+            yield bytes(self.chunk_of(manifest, blobs, id))
+
+    def chunk_of(self, manifest: Manifest, blobs: Mapping[str, bytes], id: str) -> Buffer:
+        """A chunk of a model whose `blobs` were these a moment ago; where a repack came between, they are looked up anew."""
+        try:
+            return read_chunk(self.objects, blobs.get, id)
+        except (ObjectMissingError, ChunkMissingError):
+            return self.read_again(lambda: read_chunk(self.objects, self._blobs(manifest).get, id))
 
     def header(self, manifest: Manifest) -> Header:
         """The parsed safetensors header of a model that is not raw."""
@@ -228,7 +240,11 @@ class Store:
 
     def sync(self) -> None:
         """Brings the lookup cache up to date."""
-        self.lookup.sync(self.tree(), self.objects)
+        try:
+            self.lookup.sync(self.tree(), self.objects)
+        except ObjectMissingError:  # a repack came between the reference and its trees
+            self._tree = None
+            self.lookup.sync(self.tree(), self.objects)
 
     def read_again(self, read: Callable[[], T]) -> T:
         """`read()`, once more after looking at the reference anew if an object was re-encoded under it."""

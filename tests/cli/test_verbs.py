@@ -159,7 +159,7 @@ def test_log(here, told, make_arrays):
     here.commit("first")
     arrays["head.weight"] = arrays["head.weight"] * 2
     here.write("in/a.safetensors", arrays)
-    commit = here.commit("second\n\nGru-Metric-val_loss: 1.25")
+    commit = here.commit("second\n\nGru-Metric-val-loss: 1.25")
     here.git("mv", "in/a.safetensors", "b.safetensors")
     here.commit("moved")
     moved, second, first = json.loads(told(0, "log", "--json"))

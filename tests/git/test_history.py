@@ -16,7 +16,7 @@ def versions(repo, make_arrays):
     for seed in (1, 2, 3):
         repo.write(MODEL, make_arrays(seed))
         made.append(
-            repo.commit(f"version {seed}\n\nGru-Run: r\nGru-Metric-val_loss: {seed}.5\nGru-Metric-bad: high")
+            repo.commit(f"version {seed}\n\nGru-Run: r\nGru-Metric-val-loss: {seed}.5\nGru-Metric-bad: high")
         )
         repo.write("notes.txt", f"{seed}".encode())
         repo.commit("text")
@@ -33,7 +33,7 @@ def test_changes_are_the_commits_that_touch_models(repo, versions):
     newest, *_, oldest = found
     assert newest.subject == "version 3"
     assert newest.metrics == {"val_loss": 3.5}
-    assert newest.trailers == {"Gru-Run": "r", "Gru-Metric-val_loss": "3.5", "Gru-Metric-bad": "high"}
+    assert newest.trailers == {"Gru-Run": "r", "Gru-Metric-val-loss": "3.5", "Gru-Metric-bad": "high"}
     ((path, before, after),) = [(p.path, p.before, p.after) for p in newest.paths]
     assert (path, before.digest, after.digest) == (
         MODEL,

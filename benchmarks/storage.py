@@ -1,0 +1,243 @@
+"""Speed and size beside git-lfs and plain Git, in one run: `make bench`, or `python -m benchmarks.storage [--quick]`.
+
+Prints Markdown tables; docs/benchmarks.md holds the latest. Every time is the median of paired runs: the tools take turns on the
+same version, so that a slow moment of the machine meets all of them. Read the ratios.
+"""
+
+import argparse
+import datetime
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import codecs, history, memory
+from benchmarks.peers import Repository, available
+
+TOOLS = ("git-gru", "git-lfs", "git")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Prints a Markdown table."""
+    print(f"\n### {title}\n")
+    print("| " + " | ".join(columns) + " |")
+    print("| " + " | ".join(["---"] * len(columns)) + " |")
+    for row in rows:
+        cells = [f"{cell:.3f}" if isinstance(cell, float) and cell < 10 else _text(cell) for cell in row]
+        print("| " + " | ".join(cells) + " |")
+    sys.stdout.flush()
+
+
+def _text(cell: object) -> str:
+    return f"{cell:.0f}" if isinstance(cell, float) else str(cell)
+
+
+def sizes(work: Path, models: Path) -> None:
+    """Kept/raw of each series, as added and after `git gru repack`, with repack's speed."""
+    rows: list[list[object]] = []
+    for spacing in history.SERIES:
+        for suffix, dtype in (("", "fp32"), ("-bf16", "bf16")):
+            files = history.series(models, spacing, suffix)
+            repository = Repository("git-gru", work / "sizes").begin()
+            for file in files:
+                repository.commit(file, "add")
+            raw = sum(file.stat().st_size for file in files)
+            added = repository.kept() / raw
+            start = time.perf_counter()
+            repository.git("gru", "repack")
+            seconds = time.perf_counter() - start
+            row: list[object] = [f"every {spacing} steps", dtype, len(files), added, repository.kept() / raw]
+            row.append(raw / 1e6 / seconds)
+            if spacing == 20:
+                before = repository.kept()
+                tuned = models / f"head-only{suffix}.safetensors"
+                repository.commit(tuned, "add")
+                row.append((repository.kept() - before) / tuned.stat().st_size)
+            else:
+                row.append("")
+            rows.append(row)
+    columns = (
+        "history",
+        "dtype",
+        "versions",
+        "as added",
+        "after repack",
+        "repack MB/s",
+        "head-only fine-tune",
+    )
+    table("Kept / raw bytes (git-gru)", columns, rows)
+
+
+def codec(models: Path, rounds: int) -> None:
+    """The codec alone, beside zipnn and z4ai."""
+    rows: list[list[object]] = []
+    for suffix, dtype in (("", "fp32"), ("-bf16", "bf16")):
+        base, path = history.series(models, 20, suffix)[-2:]
+        own = codecs.measure(base, path, rounds)
+        speed = own["speed"]
+        rows.append(
+            ["git-gru", dtype, own["plain"], own["delta"], own["delta over entropy"]]
+            + [speed[name] for name in ("plain", "plain decode", "delta", "delta decode")]
+        )
+        for name, found in codecs.measure_peers(base, path, rounds).items():
+            rows.append(
+                [name, dtype, found["plain"], found.get("delta", ""), "", found["plain speed"], "", "", ""]
+            )
+    columns = (
+        "codec",
+        "dtype",
+        "plain",
+        "delta",
+        "delta / entropy",
+        "plain MB/s",
+        "decode",
+        "delta MB/s",
+        "decode",
+    )
+    table("The codec alone, one core, kept / raw and MB/s of raw data", columns, rows)
+
+
+def speed(work: Path, files: Sequence[Path], tools: Sequence[str], title: str) -> None:
+    """Times of `git add` + `git commit` and of `git checkout`, the tools taking turns."""
+    repositories = [Repository(tool, work / f"speed-{tool}").begin() for tool in tools]
+    for at, file in enumerate(files):
+        order = repositories if at % 2 == 0 else repositories[::-1]
+        for repository in order:
+            repository.commit(file, "add + commit")
+    for repository in repositories:
+        if repository.tool == "git-gru":
+            repository.git("gru", "repack", "--quiet")
+    places = {"checkout newest": "main", "checkout oldest": f"main~{len(files) - 1}"}
+    if len(files) > 5:
+        places["checkout deepest"] = "main~4"
+    for _ in range(5):
+        for name, revision in places.items():
+            for repository in repositories:
+                repository.checkout(revision, name)
+    for repository in repositories:
+        repository.checkout("main", "back")
+        for _ in range(7):
+            repository.commit_text("commit without a model")
+    size = files[0].stat().st_size / 1e6
+    base = next((r for r in repositories if r.tool == "git-lfs"), repositories[0])
+    rows = []
+    for name in ("add + commit", *places, "commit without a model"):
+        for repository in repositories:
+            seconds = statistics.median(repository.times[name])
+            ratios = [a / b for a, b in zip(base.times[name], repository.times[name], strict=True)]
+            rate = size / seconds if "without" not in name else ""
+            cpu = statistics.median(repository.cpu[name])
+            rows.append([name, repository.tool, seconds, rate, cpu, f"{statistics.median(ratios):.2f} x"])
+    table(title, ("step", "tool", "seconds", "MB/s", "CPU s", "speed, git-lfs = 1 (paired)"), rows)
+
+
+def choices(models: Path, work: Path) -> None:
+    """Size and restore time by depth cap and window, on the 20-step history."""
+    import shutil
+
+    from git_gru.store.ingest import ingest
+    from git_gru.store.repack import repack
+    from git_gru.store.restore import restore
+    from git_gru.store.store import Store
+
+    rows: list[list[object]] = []
+    for suffix, dtype in (("", "fp32"), ("-bf16", "bf16")):
+        files = history.series(models, 20, suffix)
+        raw = sum(file.stat().st_size for file in files)
+        for depth, window in ((1, 6), (2, 6), (3, 6), (4, 1), (4, 3), (4, 6), (4, 10), (6, 6), (8, 6)):
+            shutil.rmtree(work / "choices", ignore_errors=True)
+            store = Store.open(work / "choices")
+            manifests = []
+            for file in files:
+                with open(file, "rb", buffering=0) as source:
+                    manifests.append(ingest(store, source, expect_safetensors=True).manifest)
+            start = time.perf_counter()
+            report = repack(store, [manifests[::-1]], frozenset(), depth=depth, window=window)
+            seconds = time.perf_counter() - start
+            slowest = 0.0
+            for manifest in manifests:
+                begin = time.perf_counter()
+                for _ in restore(store, manifest):
+                    pass
+                slowest = max(slowest, time.perf_counter() - begin)
+            store.close()
+            restored = files[0].stat().st_size / 1e6 / slowest
+            rows.append([dtype, depth, window, report.bytes_after / raw, raw / 1e6 / seconds, restored])
+    columns = ("dtype", "depth", "window", "kept / raw", "repack MB/s", "slowest restore MB/s")
+    table("Depth cap and window", columns, rows)
+
+
+def startup() -> None:
+    """Time from the filter's start to its first answer."""
+    program = str(Path(sys.executable).with_name("git-gru"))
+    hello = b"0016git-filter-client\n000eversion=2\n0000"
+    times = []
+    for _ in range(15):
+        start = time.perf_counter()
+        with subprocess.Popen(
+            [program, "filter-process"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(hello)
+            process.stdin.flush()
+            process.stdout.read(4)
+            times.append(time.perf_counter() - start)
+            process.stdin.close()
+    table("Start of the filter", ("what", "seconds"), [("start to first answer", statistics.median(times))])
+
+
+def memory_use(work: Path, gigabytes: int) -> None:
+    """Peak memory of the filter on a large model."""
+    model = work / "large.safetensors"
+    memory.large_model(model, gigabytes)
+    found = memory.measure(Repository("git-gru", work / "memory").begin(), model)
+    rows = [
+        (f"{name} of a {model.stat().st_size / 1e9:.1f} GB model", found[name])
+        for name in ("clean", "smudge")
+    ]
+    table("Peak memory of git-gru's process", ("step", "MB"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--work", type=Path, default=Path("bench-work"), help="folder for the history and repositories"
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, no large models")
+    parser.add_argument(
+        "--only", help="comma-separated parts: sizes,codec,speed,large,choices,startup,memory"
+    )
+    options = parser.parse_args()
+    work = options.work.absolute()
+    models = work / "history"
+    history.make(models)
+    tools = [tool for tool in TOOLS if available(tool)]
+    only = set(options.only.split(",")) if options.only else None
+    cores = len(os.sched_getaffinity(0))
+    print(f"{datetime.date.today()}, {platform.machine()}, {cores} cores, Python {platform.python_version()}")
+    print(subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip())
+    fast = history.series(models, 20)
+    large = [models / f"large-{at}.safetensors" for at in range(history.LARGE_VERSIONS)]
+    parts = {
+        "sizes": lambda: sizes(work, models),
+        "codec": lambda: codec(models, 1 if options.quick else 5),
+        "speed": lambda: speed(work, fast[:5] if options.quick else fast, tools, "A model of 45.7 MB, fp32"),
+        "large": lambda: (
+            options.quick
+            or speed(work, large, [tool for tool in tools if tool != "git"], "A model of 411 MB, fp32")
+        ),
+        "choices": lambda: options.quick or choices(models, work),
+        "startup": startup,
+        "memory": lambda: options.quick or memory_use(work, 2),
+    }
+    for name, part in parts.items():
+        if only is None or name in only:
+            part()
+
+
+if __name__ == "__main__":
+    main()

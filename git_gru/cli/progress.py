@@ -1,0 +1,72 @@
+"""A run as it goes, on stderr: one live line in a terminal, a plain line for each checkpoint everywhere."""
+
+import sys
+from types import TracebackType
+from typing import Self
+
+from git_gru.runs.metrics import Event
+from git_gru.runs.record import RunRecord
+
+
+class RunProgress:
+    """Shows what the launcher tells (it is a `git_gru.train.launch.Watcher`)."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self._live = Progress(
+            TextColumn("step {task.completed:.0f}/{task.total:.0f}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[shown]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._live.add_task("", total=1, shown="starting workers", visible=False)
+        self._shown: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def started(self, record: RunRecord) -> None:
+        """Says what runs and where its commits go."""
+        workers = "1 worker" if record.nproc == 1 else f"{record.nproc} workers"
+        start = "goes on from the commit's model" if record.parent_model else "starts from new weights"
+        self._say(
+            f"run {record.id}: from {record.source[:10]}, {workers}, {start}, commits go to {record.branch}"
+        )
+        self._live.update(self._task, total=record.steps, visible=True)
+
+    def event(self, event: Event) -> None:
+        """Moves the live line on; a commit gets a line of its own."""
+        if event.loss is not None:
+            self._shown["loss"] = f"{event.loss:.3f}"
+        if (loss := event.validation.get("val_loss")) is not None:
+            self._shown["val_loss"] = f"{loss:.3f}"
+        if event.tokens_per_s is not None:
+            self._shown["tokens/s"] = f"{event.tokens_per_s:,.0f}"
+        shown = "  ".join(f"{name} {value}" for name, value in self._shown.items())
+        if event.commit is None:
+            self._live.update(self._task, completed=event.step, shown=shown)
+        if event.commit is not None or event.step == 0:
+            metrics = "  ".join(f"{name} {value:.3f}" for name, value in event.validation.items())
+            commit = f"  commit {event.commit[:10]}" if event.commit else ""
+            self._say(f"step {event.step:>6}  {metrics}{commit}")
+        if event.message:
+            self._say(event.message)
+
+    def stopping(self) -> None:
+        """Says what the first Ctrl-C does, and what a second would."""
+        self._say("stopping after this step, with a last commit (Ctrl-C again to end at once)")
+
+    def _say(self, text: str) -> None:
+        self._console.print(text, markup=False)

@@ -1,0 +1,103 @@
+"""`git gru runs`."""
+
+import time
+
+import click
+
+from git_gru.cli.render import emit_json, json_option, line, table
+from git_gru.git.repository import Repository
+from git_gru.git.run_refs import find_run, read_record, run_ids
+from git_gru.runs.record import RunRecord
+
+
+@click.group("runs", short_help="List training runs.", invoke_without_command=True)
+@click.pass_context
+def command(context: click.Context) -> None:
+    """List the training runs of this repository, or show one (refs/gru/runs/<id>/record)."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_runs)
+
+
+@command.command("list")
+@json_option
+def list_runs(as_json: bool) -> None:
+    r"""List all runs, oldest first.
+
+    \b
+    --json: {"runs": [the same keys as `git gru runs show --json`]}
+    """
+    repo = Repository.find()
+    records = [read_record(repo, run) for run in run_ids(repo)]
+    if as_json:
+        emit_json({"runs": [record.as_json() for record in records]})
+        return
+    if not records:
+        line("no runs yet: git gru train starts one")
+        return
+    rows = [
+        (
+            record.id, str(record.state), f"{record.step}/{record.steps}", _last_loss(record),
+            str(len(record.checkpoints)), record.branch,
+        )
+        for record in records
+    ]  # fmt: skip
+    table(
+        ("run", "state", "steps", "val_loss", "commits", "branch"),
+        rows,
+        right=("steps", "val_loss", "commits"),
+    )
+
+
+@command.command("show")
+@click.argument("run", metavar="ID")
+@json_option
+def show_run(run: str, as_json: bool) -> None:
+    r"""Show the run ID (its beginning is enough).
+
+    \b
+    --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
+             "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
+             "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
+             "failure": {"message", "rank", "host", "log"} or null}
+    """
+    repo = Repository.find()
+    record = read_record(repo, find_run(repo, run))
+    if as_json:
+        emit_json(record.as_json())
+        return
+    _show(record)
+
+
+def _show(record: RunRecord) -> None:
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
+    seconds = f", {record.ended - record.started:.0f} s" if record.ended else ""
+    line(f"run      {record.id}")
+    line(f"state    {record.state}, step {record.step} of {record.steps}")
+    line(f"started  {started}{seconds}, on {record.host} with {record.nproc} workers")
+    line(f"source   {record.source[:10]}{' (a snapshot of the worktree)' if record.dirty else ''}")
+    line(f"recipe   {record.recipe_path}{''.join(f', {override}' for override in record.overrides)}")
+    line(f"branch   {record.branch}")
+    if record.tokens_per_s:
+        line(f"speed    {record.tokens_per_s:,.0f} tokens/s")
+    if record.failure:
+        who = "" if record.failure.rank is None else f"worker {record.failure.rank}: "
+        line(f"failure  {who}{record.failure.message}")
+        if record.failure.log:
+            line(f"log      {record.failure.log}")
+    if not record.checkpoints:
+        return
+    line()
+    metrics = list(dict.fromkeys(name for made in record.checkpoints for name in made.metrics))
+    rows = [
+        (
+            str(made.step),
+            made.commit[:10],
+            *(f"{made.metrics.get(name, float('nan')):.4f}" for name in metrics),
+        )
+        for made in record.checkpoints
+    ]
+    table(("step", "commit", *metrics), rows, right=("step", *metrics))
+
+
+def _last_loss(record: RunRecord) -> str:
+    return f"{record.checkpoints[-1].metrics.get('val_loss', float('nan')):.3f}" if record.checkpoints else ""

@@ -1,0 +1,99 @@
+"""`git gru train`."""
+
+import click
+
+from git_gru.cli.boundary import INTERRUPTED
+from git_gru.cli.progress import RunProgress
+from git_gru.cli.render import emit_json, json_option, line
+from git_gru.git.repository import Repository
+from git_gru.runs.record import RunRecord, RunState
+from git_gru.train.launch import fast_forward, run_plan
+from git_gru.train.plan import Plan, Request, make_plan
+from git_gru.train.recipe import DEFAULT_PATH
+
+
+@click.command("train", short_help="Train from a commit into new commits.")
+@click.argument("commit", default="HEAD")
+@click.option(
+    "--recipe",
+    "recipe_path",
+    default=DEFAULT_PATH,
+    show_default=True,
+    metavar="PATH",
+    help="The recipe in the commit.",
+)
+@click.option("--branch", metavar="NAME", help="The new branch for checkpoints (by default gru/<run id>).")
+@click.option("--here", is_flag=True, help="At the end, fast-forward the current branch and its worktree.")
+@click.option(
+    "--nproc", type=click.IntRange(min=1), metavar="N", help="Workers on this machine (launch.nproc)."
+)
+@click.option("--allow-dirty", is_flag=True, help="Start from a snapshot of the worktree with its changes.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a key of the recipe; may be repeated.",
+)
+@json_option
+def command(
+    commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None, allow_dirty: bool,
+    overrides: tuple[str, ...], as_json: bool,
+) -> int:  # fmt: skip
+    r"""Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
+
+    The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
+    training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
+    a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7.
+
+    \b
+    --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
+             "checkpoints": [{"step", "commit", "metrics": {"val_loss"}}], "tokens_per_s",
+             "fast_forwarded": bool or null, and more of the run's record}
+    """
+    if branch is not None and here:
+        raise click.UsageError("--branch and --here exclude each other")
+    repo = Repository.find()
+    plan = make_plan(
+        repo,
+        Request(
+            commit=commit,
+            recipe_path=recipe_path,
+            overrides=overrides,
+            branch=branch,
+            here=here,
+            nproc=nproc,
+            allow_dirty=allow_dirty,
+        ),
+    )
+    with RunProgress() as progress:
+        record = run_plan(repo, plan, progress)
+    forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
+    if as_json:
+        emit_json({**record.as_json(), "fast_forwarded": forwarded})
+    else:
+        _summary(plan, record, forwarded)
+    return 0 if record.state is RunState.FINISHED else INTERRUPTED
+
+
+def _summary(plan: Plan, record: RunRecord, forwarded: bool | None) -> None:
+    seconds = (record.ended or record.started) - record.started
+    rows = [
+        ("run", record.id),
+        ("state", str(record.state)),
+        ("steps", f"{record.step} of {record.steps} in {seconds:.0f} s"),
+        ("commits", str(len(record.checkpoints))),
+        ("branch", plan.here if forwarded and plan.here else record.branch),
+    ]
+    if record.checkpoints and record.initial:
+        first, last = record.initial["val_loss"], record.checkpoints[-1].metrics["val_loss"]
+        rows.insert(3, ("val_loss", f"{first:.3f} → {last:.3f}"))
+    if record.tokens_per_s:
+        rows.insert(3, ("tokens/s", f"{record.tokens_per_s:,.0f}"))
+    line()
+    for name, value in rows:
+        line(f"{name:<9} {value}")
+    if forwarded is False:
+        line(
+            f"{plan.here} could not be fast-forwarded; the commits are on {record.branch}: git merge {record.branch}"
+        )

@@ -1,0 +1,133 @@
+"""The event log of a run: `metrics.jsonl`, one JSON object a line, appended as training goes on.
+
+An *event* belongs to a step and carries what became known there. Keys (all but the first two optional):
+
+| key | meaning |
+| --- | --- |
+| `time` | seconds since the epoch |
+| `step` | optimizer steps done when it was written |
+| `rank` | the worker that wrote it; left out for rank 0 |
+| `loss` | training loss per token (mean over the global batches since the last such event) |
+| `lr` | learning rate of that step |
+| `tokens_per_s` | throughput of all workers together, evaluation and committing not counted |
+| `val_…` | validation metrics, `val_loss` first |
+| `commit` | the checkpoint commit made of that step |
+| `blocked_s` | with `commit`: seconds that training waited for this checkpoint (copying the weights included) |
+| `message` | a sentence for the user |
+
+A line is written by one `write` to a file opened for appending, so a reader sees whole lines and at most one torn line at
+the end, which it leaves for later. Unknown keys are ignored: a newer writer may add some.
+"""
+
+import json
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+VALIDATION_PREFIX = "val_"
+_NUMBERS = ("loss", "lr", "tokens_per_s", "blocked_s")
+_TEXTS = ("commit", "message")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One line of the log; see the module's table."""
+
+    time: float
+    step: int
+    rank: int = 0
+    loss: float | None = None
+    lr: float | None = None
+    tokens_per_s: float | None = None
+    validation: Mapping[str, float] = field(default_factory=dict)
+    commit: str | None = None
+    blocked_s: float | None = None
+    message: str | None = None
+
+    def encode(self) -> bytes:
+        """The line, with its newline; `validation` is laid flat under its own keys."""
+        line: dict[str, Any] = {"time": round(self.time, 3), "step": self.step}
+        if self.rank:
+            line["rank"] = self.rank
+        for key in (*_NUMBERS, *_TEXTS):
+            if (value := getattr(self, key)) is not None:
+                line[key] = value
+        line.update(self.validation)
+        return json.dumps(line, ensure_ascii=False).encode() + b"\n"
+
+
+def parse_event(line: bytes) -> Event | None:
+    """The event in one line; None when the line is no event (a log is read as far as it is readable)."""
+    try:
+        data = json.loads(line)
+        if not isinstance(data, dict):
+            return None
+        values: dict[str, Any] = {key: float(data[key]) for key in _NUMBERS if key in data}
+        values |= {key: str(data[key]) for key in _TEXTS if key in data}
+        return Event(
+            time=float(data["time"]),
+            step=int(data["step"]),
+            rank=int(data.get("rank", 0)),
+            validation={
+                key: float(value) for key, value in data.items() if key.startswith(VALIDATION_PREFIX)
+            },
+            **values,
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+
+
+def parse_events(data: bytes) -> list[Event]:
+    """All events in `data`; lines that are none, and a last line without its newline, are left out."""
+    whole, _, _ = data.rpartition(b"\n")
+    return [event for line in whole.split(b"\n") if (event := parse_event(line)) is not None]
+
+
+class EventWriter:
+    """Appends events to a file; threads may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._lock = threading.Lock()
+
+    def write(self, event: Event) -> None:
+        """Appends one line. Raises OSError when the disk is full."""
+        line = memoryview(event.encode())
+        with self._lock:
+            while line:
+                line = line[os.write(self._file, line) :]
+
+    def close(self) -> None:
+        """Closes the file; the writer is of no use afterwards."""
+        os.close(self._file)
+
+
+class EventFollower:
+    """Reads a log as it grows. `poll` gives the events that came whole since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._position = 0
+
+    def poll(self) -> list[Event]:
+        """New events, oldest first; nothing when the file is not there yet."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(self._position)
+                data = file.read()
+        except FileNotFoundError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._position += end
+        return parse_events(data[:end])
+
+
+def last_validation(events: Iterable[Event]) -> Mapping[str, float]:
+    """The newest validation metrics among `events` (empty when there are none)."""
+    newest: Mapping[str, float] = {}
+    for event in events:
+        newest = event.validation or newest
+    return newest

@@ -1,0 +1,188 @@
+"""The training loop, the same on every rank.
+
+    step:  batch of this rank → loss → backward (the strategy synchronises) → clip → optimizer
+    every `log_every` steps: the loss and the throughput are written down (rank 0)
+    every `eval_every` and `checkpoint_every` steps, and at the end: validation, sharded over the ranks
+    every `checkpoint_every` steps and at the end: rank 0's recorder makes a commit
+
+Once a step the ranks ask each other whether one of them was told to stop (`job.stop`), so all leave after the same step; the
+last one is then made a checkpoint.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from git_gru.errors import RunFailedError
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import read_model
+from git_gru.runs.metrics import Event
+from git_gru.train.architecture import architecture_of
+from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE
+from git_gru.train.job import Job
+from git_gru.train.recipe import TrainRecipe
+from git_gru.train.recorder import Recorder
+from git_gru.train.schedule import learning_rate
+from git_gru.train.sharding import BatchPlan, share
+from git_gru.train.sync import build_strategy
+from git_gru.train.tasks import Samples, Task, task_of
+from git_gru.train.weights import as_kept, load, snapshot
+from git_gru.train.world import World
+
+VALIDATION_BATCH = 64
+"""Samples of a validation batch. Fixed: sums over these batches come out the same on any number of ranks."""
+
+
+class DivergedError(RunFailedError):
+    """The loss is no number any more."""
+
+
+@dataclass
+class Meter:
+    """Sums between two lines of the log."""
+
+    loss: torch.Tensor
+    terms: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Engine:
+    """One rank's part in a run. `recorder` is None on every rank but 0."""
+
+    def __init__(self, job: Job, world: World, repo: Repository, recorder: Recorder | None) -> None:
+        recipe = job.recipe
+        self._job, self._recipe, self._world, self._recorder = job, recipe, world, recorder
+        torch.use_deterministic_algorithms(recipe.train.deterministic)
+        torch.manual_seed(recipe.train.seed)
+        self._task: Task = task_of(architecture_of(recipe.model))
+        network = self._task.build(dropout=recipe.model.dropout)
+        if job.parent_model is not None:
+            name = f"{job.source}:{recipe.model.path}"
+            load(network, repo.store(), read_model(repo, name), where=name)
+        self._network = network.to(world.device)
+        torch.manual_seed(recipe.train.seed + 1 + world.rank)  # dropout differs by rank
+        self._strategy = build_strategy(recipe.sync, self._network, world)
+        self._optimizer = build_optimizer(self._network, recipe.train, world.device)
+        self._train: Samples = self._task.samples(job.folder / TRAIN_FILE, recipe.data.window)
+        self._validation: Samples = self._task.samples(job.folder / VALIDATION_FILE, recipe.data.window)
+        self._batches = BatchPlan(samples=len(self._train), batch=recipe.train.batch, seed=recipe.train.seed)
+        self._batch_terms = recipe.train.batch * self._train.terms
+        self._meter = self._fresh_meter()
+
+    def run(self) -> None:
+        """Trains to the last step, or until it is told to stop."""
+        recipe = self._recipe.train
+        self._tell(0, validation=self._validate(0))
+        for step in range(1, recipe.steps + 1):
+            self._step(step)
+            stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
+            last = stopping or step == recipe.steps
+            if last or step % recipe.log_every == 0:
+                self._log(step)
+            if last or step % recipe.checkpoint_every == 0:
+                self._checkpoint(step)
+            elif recipe.eval_every and step % recipe.eval_every == 0:
+                self._tell(step, validation=self._validate(step))
+            if stopping:
+                break
+
+    def _step(self, step: int) -> None:
+        start = time.perf_counter()
+        recipe, world = self._recipe.train, self._world
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, step)
+        mine = self._batches.indices(step)[share(recipe.batch, world.size, world.rank)]
+        terms = len(mine) * self._train.terms
+        batch = self._train.batch(mine).to(world.device)
+        self._network.train()
+        with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+            loss = self._task.loss(self._strategy.module, batch)
+        (loss * self._strategy.weight(terms, self._batch_terms)).backward()  # type: ignore[no-untyped-call]
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._strategy.after_step(step)
+        self._meter.loss += (
+            loss.detach()
+        )  # stays on the device: reading it would wait for a GPU at every step
+        self._meter.terms += terms
+        self._meter.steps += 1
+        self._meter.seconds += time.perf_counter() - start
+
+    def _log(self, step: int) -> None:
+        """Writes the training loss and the throughput since the last such line down."""
+        start = time.perf_counter()
+        meter, self._meter = self._meter, self._fresh_meter()
+        loss, terms = self._world.sum([float(meter.loss), meter.terms])
+        seconds = meter.seconds + time.perf_counter() - start
+        if self._recorder is None:
+            return
+        rate = round(meter.steps * self._batch_terms / seconds, 1)
+        self._recorder.event(
+            Event(
+                time=time.time(), step=step, loss=loss / terms, lr=learning_rate(self._recipe.train, step),
+                tokens_per_s=rate,
+            )
+        )  # fmt: skip
+
+    def _fresh_meter(self) -> Meter:
+        return Meter(torch.zeros((), device=self._world.device))
+
+    def _checkpoint(self, step: int) -> None:
+        metrics = self._validate(step)
+        if self._recorder is not None:
+            dtype = self._recipe.model.dtype
+            self._recorder.checkpoint(step, lambda: snapshot(self._network, dtype), metrics)
+
+    def _validate(self, step: int) -> dict[str, float]:
+        """The validation metrics now. Raises `DivergedError` when the loss is no number: such weights are never kept."""
+        self._strategy.consolidate()
+        with as_kept(self._network, self._recipe.model.dtype):
+            loss = validation_loss(self._task, self._network, self._validation, self._world)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the validation loss is {loss} after step {step}: lower train.lr, or set train.clip"
+            )
+        return {"val_loss": loss}
+
+    def _tell(self, step: int, *, validation: dict[str, float]) -> None:
+        if self._recorder is not None:
+            self._recorder.event(Event(time=time.time(), step=step, validation=validation))
+
+
+def build_optimizer(network: nn.Module, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
+    """The recipe's optimizer; matrices decay, biases do not."""
+    matrices = [p for p in network.parameters() if p.dim() > 1]
+    others = [p for p in network.parameters() if p.dim() <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": recipe.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+
+
+@torch.no_grad()
+def validation_loss(task: Task, network: nn.Module, samples: Samples, world: World) -> float:
+    """The mean loss per term over all `samples`, the same float on every rank, in float32 arithmetic.
+
+    Batch i falls to rank i mod size. Each batch's sum stands in its own place of one vector, the ranks' vectors are added
+    (to zeros: exact), and the vector is summed in order; so how many ranks there are makes no difference.
+    """
+    network.eval()
+    batches = math.ceil(len(samples) / VALIDATION_BATCH)
+    sums = torch.zeros(batches, dtype=torch.float64)
+    for number in range(world.rank, batches, world.size):
+        first = number * VALIDATION_BATCH
+        indices = np.arange(first, min(first + VALIDATION_BATCH, len(samples)), dtype=np.int64)
+        sums[number] = task.loss(network, samples.batch(indices).to(world.device)).double().cpu()
+    world.add_up(sums)
+    network.train()
+    return math.fsum(sums.tolist()) / (len(samples) * samples.terms)

@@ -1,0 +1,60 @@
+"""Evaluating a committed model on the validation data of its own commit, as its own commit's recipe defines it.
+
+Deterministic: the same windows in the same order, in float32, with as many threads as a worker of the recipe has. The number
+is the one that training wrote into the commit (on another machine: to float32's rounding).
+"""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import resolve_commit
+from git_gru.train.corpus import VALIDATION_FILE, prepare
+from git_gru.train.engine import validation_loss
+from git_gru.train.models import name_model, open_model
+from git_gru.train.plan import read_recipe
+from git_gru.train.processes import worker_threads
+from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.world import World, choose_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A model's metrics on the validation data: `val_loss` (nats per symbol) first. `samples` were looked at."""
+
+    name: str
+    commit: str
+    path: str
+    samples: int
+    metrics: dict[str, float]
+
+
+def evaluate(
+    repo: Repository,
+    names: Sequence[str],
+    *,
+    recipe_path: str = DEFAULT_PATH,
+    overrides: tuple[str, ...] = (),
+) -> Iterator[Evaluation]:
+    """Evaluates each of `names` (REV or REV:PATH), in order. Raises `InputError`, `RecipeError`, `DataError`."""
+    for text in names:
+        yield _evaluate(repo, text, recipe_path, overrides)
+
+
+def _evaluate(repo: Repository, text: str, recipe_path: str, overrides: tuple[str, ...]) -> Evaluation:
+    commit = resolve_commit(repo, text.partition(":")[0])
+    recipe = read_recipe(repo, commit, recipe_path, overrides)
+    name = name_model(repo, text, preferred=recipe.model.path)
+    torch.set_num_threads(worker_threads(recipe.launch))
+    world = World.alone(str(choose_device(recipe.launch.device, local_rank=0, local_size=1)))
+    model = open_model(repo, name, world.device)
+    with tempfile.TemporaryDirectory(prefix="git-gru-eval-") as folder:
+        prepare(repo, commit, recipe.data, Path(folder))
+        samples = model.task.samples(Path(folder) / VALIDATION_FILE, recipe.data.window)
+        loss = validation_loss(model.task, model.network, samples, world)
+    metrics = {"val_loss": loss, **model.task.metrics(loss)}
+    return Evaluation(name=text, commit=commit, path=name.path, samples=len(samples), metrics=metrics)

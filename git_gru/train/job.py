@@ -1,0 +1,73 @@
+"""What the launcher hands to the workers: one JSON file in the run's folder. Free of torch.
+
+The run's folder is `<common dir>/gru/runs/<id>/`; it holds the job, the prepared data, the event log, the workers' logs,
+and, when the user has asked to stop, a file `stop`. It goes away when the run is over; after a failure it stays.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from git_gru.train.recipe import Recipe, recipe_of
+
+JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run, as its workers see it. `folder` and `repository` are absolute; `source` is the full id of a commit.
+
+    `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
+    seeded weights. `ref` is the full name of the branch that checkpoints go to.
+    """
+
+    run: str
+    folder: Path
+    repository: Path
+    source: str
+    ref: str
+    parent_model: str | None
+    recipe: Recipe
+
+    @property
+    def events(self) -> Path:
+        """The run's event log (`git_gru.runs.metrics`)."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def stop(self) -> Path:
+        """The file whose being there asks the workers to stop after the current step."""
+        return self.folder / "stop"
+
+    @property
+    def failures(self) -> Path:
+        """Where the agent writes which workers failed, and how."""
+        return self.folder / "failures.json"
+
+    @property
+    def logs(self) -> Path:
+        """The folder of what workers print."""
+        return self.folder / "logs"
+
+    @property
+    def agent_log(self) -> Path:
+        """What the agent prints."""
+        return self.folder / "agent.log"
+
+    def write(self) -> Path:
+        """Writes the job into its folder; returns the file."""
+        fields = asdict(self) | {
+            "folder": str(self.folder),
+            "repository": str(self.repository),
+            "recipe": self.recipe.as_json(),
+        }
+        path = self.folder / JOB_FILE
+        path.write_text(json.dumps(fields, indent=1))
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        """The job in a file that `write` has written."""
+        fields = json.loads(path.read_text())
+        fields["folder"], fields["repository"] = Path(fields["folder"]), Path(fields["repository"])
+        return cls(**fields | {"recipe": recipe_of(fields["recipe"])})

@@ -1,0 +1,65 @@
+"""A model ready to run, from a commit alone: its architecture stands in the file's metadata, its weights in the store."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from git_gru.errors import InputError
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import ModelName, models_at, read_model, resolve_commit
+from git_gru.store.manifest import Manifest
+from git_gru.train.architecture import parse_architecture
+from git_gru.train.tasks import Task, task_of
+from git_gru.train.weights import check_fits, load
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunnableModel:
+    """A network with a commit's weights, in evaluation mode, and its task."""
+
+    name: ModelName
+    task: Task
+    network: nn.Module
+
+
+def name_model(repo: Repository, text: str, *, preferred: str | None = None) -> ModelName:
+    """The model that `REV:PATH` or a bare `REV` means: in the latter case `preferred` (a path), or the only one there is.
+
+    Raises `InputError` when there is none, or more than one to choose from.
+    """
+    if ":" in text:
+        return ModelName.parse(text)
+    found = models_at(repo, text)
+    if preferred in found:
+        return ModelName(text, preferred)
+    if len(found) == 1:
+        return ModelName(text, next(iter(found)))
+    if not found:
+        raise InputError(
+            f"there is no model in {text}",
+            hint="Train one with git gru train, or name a commit that holds one.",
+        )
+    raise InputError(
+        f"{text} holds {len(found)} models: {', '.join(found)}", hint=f"Name one: {text}:{next(iter(found))}"
+    )
+
+
+def open_model(repo: Repository, name: ModelName, device: torch.device) -> RunnableModel:
+    """Builds the network and loads its weights. Raises `InputError` when the file is no model that this git-gru can run."""
+    commit = resolve_commit(repo, name.rev)
+    manifest = read_model(repo, ModelName(commit, name.path))
+    store = repo.store()
+    metadata = {} if manifest.is_raw else store.header(manifest).metadata
+    task = task_of(parse_architecture(metadata, where=str(name)))
+    _check_sizes(task, manifest, str(name))
+    network = task.build()
+    load(network, store, manifest, where=str(name))
+    return RunnableModel(name=name, task=task, network=network.to(device).eval())
+
+
+def _check_sizes(task: Task, manifest: Manifest, where: str) -> None:
+    """Compares shapes before anything is allocated: metadata may claim any size."""
+    with torch.device("meta"):
+        shapes = {key: tuple(tensor.shape) for key, tensor in task.build().state_dict().items()}
+    check_fits(shapes, manifest, where=where)

@@ -1,0 +1,221 @@
+"""Everything that is checked before a run starts: the commit, the worktree, the recipe, the branch, the model.
+
+Free of torch, so that a mistake is told at once. Nothing is written but, for an unclean worktree that the user allows, its
+snapshot.
+"""
+
+import datetime
+import importlib.util
+import secrets
+from dataclasses import dataclass
+
+from git_gru.errors import InputError, MachineError
+from git_gru.git.commits import snapshot_dirty
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import models_at, resolve_commit
+from git_gru.git.run_refs import record_ref, source_ref
+from git_gru.store.manifest import Manifest
+from git_gru.train.architecture import METADATA_KEY, architecture_of, check_same, parse_architecture
+from git_gru.train.recipe import DEFAULT_PATH, Recipe, RecipeError, parse_recipe
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+class DirtyWorktreeError(InputError):
+    """Tracked files have changes that no commit holds."""
+
+
+class BranchError(InputError):
+    """The run's branch cannot be what the user asked for."""
+
+
+class TorchMissingError(MachineError):
+    """PyTorch is not installed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "training needs PyTorch, which is not installed here",
+            hint="Install it with: pip install 'git-gru[train]'",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asked for; see `git gru train --help`. `recipe_path` is a path in the commit."""
+
+    commit: str = "HEAD"
+    recipe_path: str = DEFAULT_PATH
+    overrides: tuple[str, ...] = ()
+    branch: str | None = None
+    here: bool = False
+    nproc: int | None = None
+    allow_dirty: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A run that may start. `source` is the full id of the commit that it starts from; `branch` is where it commits.
+
+    `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any.
+    """
+
+    run: str
+    source: str
+    dirty: bool
+    branch: str
+    here: str | None
+    recipe_path: str
+    recipe: Recipe
+    overrides: tuple[str, ...]
+    model: Manifest | None
+
+    @property
+    def ref(self) -> str:
+        """The full name of the run's branch."""
+        return f"refs/heads/{self.branch}"
+
+
+def require_torch() -> None:
+    """Raises `TorchMissingError` unless torch is installed; does not import it."""
+    if importlib.util.find_spec("torch") is None:
+        raise TorchMissingError
+
+
+def make_plan(repo: Repository, request: Request) -> Plan:
+    """Checks a request. Raises what is wrong with it, as a `GruError`."""
+    require_torch()
+    source = resolve_commit(repo, request.commit)
+    run = _new_run_id(repo)
+    dirty = _is_dirty(repo, source)
+    if dirty and not request.allow_dirty:
+        raise DirtyWorktreeError(
+            "tracked files have uncommitted changes, and a run starts from a commit",
+            hint="Commit or stash them, or train from a snapshot of them with --allow-dirty.",
+        )
+    here = _current_branch(repo, source) if request.here else None
+    if request.here and dirty:
+        raise DirtyWorktreeError(
+            "--here moves the current branch and its worktree at the end, and the worktree has uncommitted changes",
+            hint="Commit or stash them first.",
+        )
+    branch = _new_branch(repo, request.branch or f"gru/{run}")
+    if not dirty:
+        return _plan_from(repo, request, run=run, source=source, dirty=False, branch=branch, here=here)
+    source = snapshot_dirty(repo, source_ref(run))
+    try:
+        return _plan_from(repo, request, run=run, source=source, dirty=True, branch=branch, here=here)
+    except BaseException:
+        forget_snapshot(repo, run)
+        raise
+
+
+def forget_snapshot(repo: Repository, run: str) -> None:
+    """Drops the snapshot of an unclean worktree, if one was made, for a run that does not start."""
+    repo.git("update-ref", "-d", source_ref(run))
+
+
+def _plan_from(
+    repo: Repository, request: Request, *, run: str, source: str, dirty: bool, branch: str, here: str | None
+) -> Plan:
+    """The rest of the checks: what the source commit holds."""
+    recipe = read_recipe(repo, source, request.recipe_path, _all_overrides(request))
+    if recipe.train.batch < recipe.launch.nproc:
+        raise RecipeError(
+            f"train.batch is {recipe.train.batch}, and each of the {recipe.launch.nproc} workers needs a sample of it",
+            where=request.recipe_path,
+            hint="Make train.batch larger, or use fewer workers (--nproc).",
+        )
+    return Plan(
+        run=run,
+        source=source,
+        dirty=dirty,
+        branch=branch,
+        here=here,
+        recipe_path=request.recipe_path,
+        recipe=recipe,
+        overrides=request.overrides,
+        model=_model_to_continue(repo, source, recipe),
+    )
+
+
+def read_recipe(repo: Repository, commit: str, path: str, overrides: tuple[str, ...] = ()) -> Recipe:
+    """The recipe at `path` in the commit `commit` (a full id). Raises `RecipeError`."""
+    result = repo.completed("cat-file", "blob", f"{commit}:{path}")
+    if result.returncode != 0:
+        raise RecipeError(
+            f"there is no recipe {path} in the commit {commit[:10]}",
+            hint="Write one (docs/recipe.md lists its keys), git add it and commit it; or name another with --recipe.",
+        )
+    return parse_recipe(result.stdout, where=path, overrides=overrides)
+
+
+def _all_overrides(request: Request) -> tuple[str, ...]:
+    return request.overrides + (() if request.nproc is None else (f"launch.nproc={request.nproc}",))
+
+
+def _new_run_id(repo: Repository) -> str:
+    """A fresh id: UTC date and time, so that ids sort by age, and three letters, so that two at once differ."""
+    while True:
+        now = datetime.datetime.now(datetime.UTC)
+        run = f"{now:%y%m%d-%H%M%S}-" + "".join(secrets.choice(_ALPHABET) for _ in range(3))
+        if repo.completed("rev-parse", "--verify", "--quiet", record_ref(run)).returncode != 0:
+            return run
+
+
+def _is_dirty(repo: Repository, source: str) -> bool:
+    """Whether the run starts from HEAD and tracked files differ from it."""
+    if repo.worktree is None or resolve_commit(repo, "HEAD") != source:
+        return False
+    return bool(repo.git("status", "--porcelain", "--untracked-files=no"))
+
+
+def _current_branch(repo: Repository, source: str) -> str:
+    branch = repo.git("symbolic-ref", "--quiet", "--short", "HEAD", check=False).decode().strip()
+    repo.require_worktree()
+    if not branch:
+        raise BranchError(
+            "--here needs a current branch, and HEAD is detached", hint="Use --branch NAME instead."
+        )
+    if resolve_commit(repo, "HEAD") != source:
+        raise BranchError(
+            f"--here moves the current branch {branch}, and the run would start from another commit",
+            hint="Leave COMMIT out, or use --branch NAME instead.",
+        )
+    return branch
+
+
+def _new_branch(repo: Repository, name: str) -> str:
+    if repo.completed("check-ref-format", "--branch", name).returncode != 0:
+        raise BranchError(
+            f"{name!r} cannot be the name of a branch", hint="Choose another name for --branch."
+        )
+    if repo.completed("rev-parse", "--verify", "--quiet", f"refs/heads/{name}").returncode == 0:
+        raise BranchError(
+            f"the branch {name} is there already",
+            hint="Choose another name for --branch; to go on with the current branch, use --here.",
+        )
+    return name
+
+
+def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifest | None:
+    """The model at the recipe's path in the source commit, checked against the recipe; None when there is none."""
+    path = recipe.model.path
+    manifest = models_at(repo, source).get(path)
+    where = f"{source[:10]}:{path}"
+    if manifest is None:
+        if repo.completed("cat-file", "-e", f"{source}:{path}").returncode == 0:
+            raise InputError(
+                f"{where} is in Git as a plain file, not as a model",
+                hint=f"Track it and add it again: git gru track '{path}', git add --renormalize .",
+            )
+        return None
+    if manifest.is_raw:
+        raise InputError(
+            f"{where} is no safetensors file", hint="Remove it, or set model.path to another file."
+        )
+    metadata = repo.store().header(manifest).metadata
+    if (
+        METADATA_KEY in metadata
+    ):  # a model from elsewhere says nothing; its shapes are checked when it is loaded
+        check_same(architecture_of(recipe.model), parse_architecture(metadata, where=where), where=where)
+    return manifest

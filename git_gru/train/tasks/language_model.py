@@ -1,0 +1,82 @@
+"""A GRU that predicts the next byte of a text.
+
+    bytes [b, t] → embedding [b, t, E] → GRU, `layers` × hidden H → [b, t, H] → linear → logits [b, t, 256]
+
+Each window starts from a zero state. The loss is cross-entropy in nats per byte.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from git_gru.train.architecture import Architecture
+from git_gru.train.corpus import Windows, open_windows
+from git_gru.train.sharding import Indices
+
+
+class GruLanguageModel(nn.Module):
+    """The network. With `tied`, the output layer multiplies by the embedding's weights, which are then kept once."""
+
+    def __init__(
+        self, *, symbols: int, embedding: int, hidden: int, layers: int, tied: bool, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(symbols, embedding)
+        self.gru = nn.GRU(embedding, hidden, layers, batch_first=True, dropout=dropout if layers > 1 else 0.0)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(hidden, symbols) if not tied else None
+        self.bias = nn.Parameter(torch.zeros(symbols)) if tied else None
+        nn.init.normal_(self.embedding.weight, std=hidden**-0.5 if tied else 1.0)
+
+    def forward(
+        self, symbols: torch.Tensor, state: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Symbols int64 [b, t] and a state [layers, b, H] (zero by default) → logits [b, t, symbols] and the next state."""
+        out, state = self.gru(self.embedding(symbols), state)
+        out = self.dropout(out)
+        if self.head is not None:
+            return self.head(out), state
+        return functional.linear(out, self.embedding.weight, self.bias), state
+
+
+class TextSamples:
+    """Windows of a text as tensors: int64 [n, window + 1]."""
+
+    def __init__(self, windows: Windows) -> None:
+        self._windows = windows
+        self.terms = windows.window
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def batch(self, indices: Indices) -> torch.Tensor:
+        """The windows `indices`."""
+        return torch.from_numpy(self._windows.gather(indices)).long()
+
+
+class LanguageModelTask:
+    """Next-byte prediction; see the module's docstring."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self.architecture = architecture
+
+    def build(self, *, dropout: float = 0.0) -> GruLanguageModel:
+        """The network with fresh weights (PyTorch's own initialization, of torch's global random state)."""
+        sizes = {key: self.architecture[key] for key in ("symbols", "embedding", "hidden", "layers", "tied")}
+        return GruLanguageModel(**sizes, dropout=dropout)
+
+    def samples(self, file: Path, window: int) -> TextSamples:
+        """The windows of a prepared text."""
+        return TextSamples(open_windows(file, window))
+
+    def loss(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy summed over the bytes of int64 [n, window + 1], in nats."""
+        logits, _ = network(batch[:, :-1])
+        return functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+
+    def metrics(self, mean_loss: float) -> dict[str, float]:
+        """Perplexity per byte, and bits per byte."""
+        return {"perplexity": math.exp(min(mean_loss, 700.0)), "bits_per_byte": mean_loss / math.log(2)}

@@ -1,0 +1,91 @@
+"""Weights between a network and the store: taking a snapshot, and loading a stored model.
+
+A tensor's name in the file is its name in the network's state_dict, in that order; its dtype there is the recipe's
+`model.dtype`, whatever the network computes in.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from git_gru.errors import InputError
+from git_gru.store.manifest import Manifest
+from git_gru.store.store import Store
+
+TensorData = tuple[str, str, tuple[int, ...], memoryview]
+"""Name, dtype as safetensors names it, shape, bytes (little-endian, C order)."""
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+RECIPE_DTYPES = {"fp32": "F32", "bf16": "BF16"}
+
+
+class WeightsError(InputError):
+    """A stored model that does not fit the network."""
+
+
+def snapshot(network: nn.Module, dtype: str) -> list[TensorData]:
+    """A copy of the network's weights on the CPU, as `dtype` (`fp32`, `bf16`); later steps do not change it."""
+    name = RECIPE_DTYPES[dtype]
+    copies = []
+    for key, tensor in network.state_dict().items():
+        copy = tensor.detach().to("cpu", DTYPES[name], copy=True).contiguous()
+        data = copy.reshape(-1).view(torch.uint8).numpy()
+        copies.append((key, name, tuple(copy.shape), memoryview(data)))
+    return copies
+
+
+@contextmanager
+def as_kept(network: nn.Module, dtype: str) -> Iterator[None]:
+    """Within this block the network computes with its weights rounded to `dtype`, as a commit keeps them.
+
+    So a validation metric in a commit is that of the commit's model, not of the finer weights that training goes on with.
+    """
+    kept = DTYPES[RECIPE_DTYPES[dtype]]
+    finer = [(p, p.detach().clone()) for p in network.parameters() if p.dtype != kept]
+    with torch.no_grad():
+        for parameter, _ in finer:
+            parameter.copy_(parameter.to(kept))
+        try:
+            yield
+        finally:
+            for parameter, original in finer:
+                parameter.copy_(original)
+
+
+def load(network: nn.Module, store: Store, manifest: Manifest, *, where: str) -> None:
+    """Copies a stored model's weights into the network, converting floats. `where` names the model in messages.
+
+    Raises `WeightsError` when names, shapes or dtypes do not fit, before a weight is changed.
+    """
+    own = dict(network.state_dict())
+    check_fits({key: tuple(tensor.shape) for key, tensor in own.items()}, manifest, where=where)
+    with torch.no_grad():
+        for key, target in own.items():
+            entry = manifest.tensors[key]
+            data = bytearray().join(store.tensor(manifest, key))
+            target.copy_(torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape))
+
+
+def check_fits(wanted: Mapping[str, Sequence[int]], manifest: Manifest, *, where: str) -> None:
+    """Raises `WeightsError` unless the manifest holds exactly the tensors `wanted` (name → shape), as floats."""
+    if missing := sorted(wanted.keys() - manifest.tensors.keys()):
+        raise WeightsError(f"{where} has no tensor {missing[0]}, which the network needs")
+    if extra := sorted(manifest.tensors.keys() - wanted.keys()):
+        raise WeightsError(f"{where} has a tensor {extra[0]}, for which the network has no place")
+    for key, shape in wanted.items():
+        entry = manifest.tensors[key]
+        if tuple(entry.shape) != tuple(shape):
+            raise WeightsError(
+                f"{where}#{key} has the shape {list(entry.shape)}, and the network needs {list(shape)}"
+            )
+        if entry.dtype not in DTYPES:
+            raise WeightsError(
+                f"{where}#{key} is {entry.dtype}, and a network's weights must be F64, F32, F16 or BF16"
+            )

@@ -1,0 +1,48 @@
+"""A worker's process, started by `torch.distributed.run`: `python -m git_gru.train.worker JOB`."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from git_gru.train.agent import AGENT_VARIABLE
+from git_gru.train.processes import die_with_parent
+
+
+def main() -> None:
+    """Joins the other workers and trains; an exception ends up in the error file that the agent named."""
+    die_with_parent(int(os.environ[AGENT_VARIABLE]), signal.SIGKILL)  # before torch: its import takes seconds
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(_train)(Path(sys.argv[1]))
+
+
+def _train(job_file: Path) -> None:
+    import torch
+    import torch.distributed as dist
+
+    from git_gru.git.repository import Repository
+    from git_gru.runs.metrics import EventWriter
+    from git_gru.train.engine import Engine
+    from git_gru.train.job import Job
+    from git_gru.train.recorder import CommitRecorder
+    from git_gru.train.world import join
+
+    job = Job.read(job_file)
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    rank, size, local_rank, local_size = (
+        int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    )
+    world = join(job.recipe.launch.device, rank=rank, size=size, local_rank=local_rank, local_size=local_size)
+    repo = Repository.find(job.repository)
+    if rank == 0:
+        with CommitRecorder(repo, job, EventWriter(job.events)) as recorder:
+            Engine(job, world, repo, recorder).run()
+    else:
+        Engine(job, world, repo, None).run()
+    world.barrier()  # no rank leaves while rank 0 still commits: the others' connections would look lost
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The workers of a run as one of them sees them: its rank, their number, its device, and small collectives.
+
+*rank* counts over all machines, *local rank* on one. Weights and gradients travel over the main process group (gloo or
+NCCL); decisions and sums of a few numbers over a gloo group of their own, so that they never wait for a GPU.
+"""
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from git_gru.errors import InputError
+
+TIMEOUT = datetime.timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class World:
+    """One worker's place. `control` is the gloo group; None in a world without process groups (one process alone)."""
+
+    rank: int
+    size: int
+    device: torch.device
+    control: dist.ProcessGroup | None = None
+
+    @classmethod
+    def alone(cls, device: str = "cpu") -> "World":
+        """A world of one process, for evaluation and tests."""
+        return cls(0, 1, torch.device(device))
+
+    def sum(self, numbers: Sequence[float]) -> list[float]:
+        """The sums over all ranks of `numbers` (float64), the same list on every rank."""
+        values = torch.tensor(numbers, dtype=torch.float64)
+        self.add_up(values)
+        return [float(value) for value in values]
+
+    def add_up(self, values: torch.Tensor) -> None:
+        """Replaces a float64 CPU tensor by its sum over all ranks, in place."""
+        if self.control is not None and self.size > 1:
+            dist.all_reduce(values, group=self.control)
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` holds on any rank, the same answer on every rank."""
+        return self.sum([float(flag)])[0] > 0 if self.size > 1 else flag
+
+    def barrier(self) -> None:
+        """Waits until every rank is here."""
+        self.sum([0.0])
+
+
+def choose_device(wanted: str, *, local_rank: int, local_size: int) -> torch.device:
+    """The device of a worker: a GPU of its own where the recipe's `launch.device` and the machine allow it."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there < local_size:
+        raise InputError(
+            f"{local_size} workers need a GPU each, and this machine has {there}: "
+            f'use --nproc {max(1, there)}, or set launch.device = "cpu"'
+        )
+    return torch.device("cuda", local_rank)
+
+
+def join(wanted: str, *, rank: int, size: int, local_rank: int, local_size: int) -> World:
+    """Joins the process groups that `torch.distributed.run` has prepared in the environment."""
+    device = choose_device(wanted, local_rank=local_rank, local_size=local_size)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
+        return World(rank, size, device, dist.new_group(backend="gloo", timeout=TIMEOUT))
+    dist.init_process_group("gloo", timeout=TIMEOUT)
+    return World(rank, size, device, dist.new_group(backend="gloo", timeout=TIMEOUT))

@@ -1,0 +1,56 @@
+"""The message of a checkpoint: exact, read back by us and by Git."""
+
+import subprocess
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from git_gru.runs.trailers import CheckpointInfo, checkpoint_message, parse_checkpoint
+
+INFO = CheckpointInfo(
+    run="260412-101530-k3f",
+    step=400,
+    metrics={"val_loss": 1.4703125, "val_accuracy": 0.5},
+    parent_model="c" * 64,
+)
+MESSAGE = f"""train: step 400, val_loss 1.470
+
+Gru-Run: 260412-101530-k3f
+Gru-Step: 400
+Gru-Metric-val-loss: 1.470312
+Gru-Metric-val-accuracy: 0.5
+Gru-Parent-Model: {"c" * 64}
+"""
+
+
+def test_the_message_of_a_checkpoint() -> None:
+    assert checkpoint_message(INFO) == MESSAGE
+
+
+def test_git_sees_all_trailers() -> None:
+    parsed = subprocess.run(
+        ["git", "interpret-trailers", "--parse"], input=MESSAGE, capture_output=True, text=True, check=True
+    )
+    assert parsed.stdout == MESSAGE.partition("\n\n")[2]
+
+
+@given(
+    st.integers(0, 10**9),
+    st.dictionaries(st.sampled_from(["val_loss", "val_mae"]), st.floats(-1e6, 1e6)),
+    st.none() | st.just("d" * 64),
+)
+def test_a_message_is_read_back(step: int, metrics: dict[str, float], parent: str | None) -> None:
+    found = parse_checkpoint(
+        checkpoint_message(CheckpointInfo(run="r", step=step, metrics=metrics, parent_model=parent))
+    )
+    assert found is not None
+    assert (found.run, found.step, found.parent_model) == ("r", step, parent)
+    assert found.metrics == pytest.approx(metrics, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "message", ["", "a subject", "a\n\nGru-Run: x\n", "a\n\nGru-Run: x\nGru-Step: many\n"]
+)
+def test_other_messages_are_no_checkpoints(message: str) -> None:
+    assert parse_checkpoint(message) is None

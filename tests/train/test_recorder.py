@@ -1,0 +1,117 @@
+"""The recorder: checkpoints become commits in order, none is dropped, and a failing commit stops the run."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from git_gru.git.revisions import models_at
+from git_gru.runs.metrics import Event, EventWriter, parse_events
+from git_gru.runs.trailers import parse_checkpoint
+from git_gru.train import recorder as module
+from git_gru.train.job import Job
+from git_gru.train.recipe import recipe_of
+
+
+@pytest.fixture
+def job(repo: Any, tmp_path: Path) -> Job:
+    repo.write("notes.txt", b"x")
+    return Job(
+        run="r",
+        folder=tmp_path,
+        repository=repo.path,
+        source=repo.commit("source"),
+        ref="refs/heads/gru/r",
+        parent_model=None,
+        recipe=recipe_of({"data": {"files": "*.txt"}}),
+    )
+
+
+def weights(value: int) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
+    return [("w", "F32", (2,), memoryview(bytes([value] * 8)))]
+
+
+def test_checkpoints_become_commits_in_order(repo: Any, job: Job) -> None:
+    with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+        for step in range(1, 6):
+            recorder.checkpoint(step, lambda value=step: weights(value), {"val_loss": 1.0 / step})
+    commits = repo.git("rev-list", "--reverse", f"{job.source}..gru/r").split()
+    infos = [parse_checkpoint(repo.git("log", "-1", "--format=%B", commit)) for commit in commits]
+    assert [info.step for info in infos if info] == [1, 2, 3, 4, 5]
+    events = parse_events(job.events.read_bytes())
+    assert [(event.step, event.commit) for event in events] == list(zip(range(1, 6), commits, strict=True))
+    store = repo.repository.store()
+    manifests = [models_at(repo.repository, commit)["model.safetensors"] for commit in commits]
+    assert [b"".join(store.tensor(manifest, "w")) for manifest in manifests] == [
+        bytes([n] * 8) for n in range(1, 6)
+    ]
+    assert len({manifest.header for manifest in manifests}) == 1
+
+
+def test_training_waits_before_a_third_checkpoint(
+    repo: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, real = threading.Event(), module.commit_model
+    monkeypatch.setattr(module, "commit_model", lambda *args, **keys: gate.wait() and real(*args, **keys))
+    taken: list[int] = []
+
+    def snapshot(step: int) -> Any:
+        taken.append(step)
+        return weights(step)
+
+    with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+
+        def train() -> None:
+            for step in (1, 2, 3):
+                recorder.checkpoint(step, lambda value=step: snapshot(value), {})
+
+        trainer = threading.Thread(target=train)
+        trainer.start()
+        trainer.join(timeout=0.5)
+        assert trainer.is_alive()
+        assert taken == [1, 2]
+        gate.set()
+        trainer.join()
+    assert taken == [1, 2, 3]
+    assert [event.step for event in parse_events(job.events.read_bytes())] == [1, 2, 3]
+
+
+def test_a_failing_commit_stops_the_run_and_earlier_ones_stay(
+    repo: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = module.ingest_tensors
+
+    def full_at_the_second(store: Any, tensors: Any, metadata: Any) -> Any:
+        if bytes(tensors[0][3])[0] == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(store, tensors, metadata)
+
+    monkeypatch.setattr(module, "ingest_tensors", full_at_the_second)
+    said = r"step 2 could not be committed: .*No space left on device; the last commit is [0-9a-f]{10}"
+    with pytest.raises(module.CheckpointError, match=said) as caught:
+        with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+            for step in range(1, 10):
+                recorder.checkpoint(step, lambda value=step: weights(value), {})
+    assert caught.value.exit_code == 7
+    assert repo.git("rev-list", "--count", f"{job.source}..gru/r").strip() == "1"
+
+
+def test_the_failure_is_told_at_the_next_event_too(
+    repo: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = threading.Event()
+
+    def fail(*args: Any, **keys: Any) -> None:
+        failed.set()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(module, "ingest_tensors", fail)
+    with pytest.raises(module.CheckpointError, match="nothing was committed before it"):
+        with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+            recorder.checkpoint(1, lambda: weights(1), {})
+            failed.wait()
+            while True:
+                recorder.event(Event(time=0.0, step=1))
