@@ -110,7 +110,7 @@ def speed(work: Path, files: Sequence[Path], tools: Sequence[str], title: str) -
             repository.commit(file, "add + commit")
     for repository in repositories:
         if repository.tool == "git-gru":
-            repository.git("gru", "repack", "--quiet")
+            repository.git("gru", "repack")
     places = {"checkout newest": "main", "checkout oldest": f"main~{len(files) - 1}"}
     if len(files) > 5:
         places["checkout deepest"] = "main~4"

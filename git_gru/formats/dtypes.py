@@ -6,14 +6,12 @@ coded byte by byte and never computed with. A later safetensors version's dtypes
 Source: https://docs.rs/safetensors (enum `Dtype`).
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 Kind = Literal["float", "int", "bool", "opaque"]
 
 
-@dataclass(frozen=True, slots=True)
-class DType:
+class DType(NamedTuple):
     """One element type. `bits` is the width of an element; sub-byte types are opaque to the codec."""
 
     name: str

@@ -14,8 +14,7 @@ Source: https://github.com/huggingface/safetensors (README, "Format").
 import json
 import struct
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from git_gru.errors import InputError
 from git_gru.formats.dtypes import DTYPES
@@ -33,8 +32,7 @@ class HeaderError(InputError):
     """A safetensors header that does not parse; the sentence names the file and the field."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorInfo:
+class TensorInfo(NamedTuple):
     """One tensor of a header. `begin` and `end` count bytes from the start of the data."""
 
     name: str
@@ -49,8 +47,7 @@ class TensorInfo:
         return self.end - self.begin
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """A parsed header: tensors in file order, metadata, and `length`, the bytes before the data."""
 
     tensors: tuple[TensorInfo, ...]

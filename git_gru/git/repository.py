@@ -6,7 +6,6 @@ worktrees, submodules, `GIT_DIR` (set by Git in clone, `worktree add` and hooks)
 """
 
 import subprocess
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +21,33 @@ class NotARepositoryError(InputError):
     """The folder is in no Git repository, or Git refuses to work there."""
 
 
-@dataclass(frozen=True)
 class Repository:
-    """One repository as seen from one of its worktrees (`worktree` is None in a bare one). Paths are absolute."""
+    """One repository as seen from one of its worktrees (`worktree` is None in a bare one). Paths are absolute.
 
-    worktree: Path | None
-    git_dir: Path
-    common_dir: Path
-    environment: Environment = field(default_factory=dict, repr=False, compare=False)
-    """What `git` adds to (None: takes from) the environment, so that its commands meet this repository and no other."""
+    `environment` is what `git` adds to (None: takes from) the environment, so that its commands meet this repository and no
+    other. (No dataclass: the filter starts with this file.)
+    """
+
+    def __init__(
+        self,
+        worktree: Path | None,
+        git_dir: Path,
+        common_dir: Path,
+        environment: Environment | None = None,
+    ) -> None:
+        self.worktree = worktree
+        self.git_dir = git_dir
+        self.common_dir = common_dir
+        self.environment: Environment = environment or {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Repository) and self._places() == other._places()
+
+    def __hash__(self) -> int:
+        return hash(self._places())
+
+    def _places(self) -> tuple[Path | None, Path, Path]:
+        return self.worktree, self.git_dir, self.common_dir
 
     @classmethod
     def find(cls, start: Path | None = None) -> "Repository":

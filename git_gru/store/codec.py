@@ -11,8 +11,7 @@ matches: a sample of each plane decides.
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import zstandard
 
@@ -36,8 +35,7 @@ class ChunkDamagedError(StoreError):
     """A stored chunk that does not decode, or whose bytes are not those that its id names."""
 
 
-@dataclass(frozen=True, slots=True)
-class Encoding:
+class Encoding(NamedTuple):
     """What a stored chunk says of itself, and where its planes lie in the blob.
 
     `planes` holds (begin, end, is a zstd frame) for each plane.

@@ -6,7 +6,7 @@ goes on too long is raw too, yet cut at its tensors, so that the whole file shar
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from git_gru.formats.safetensors import (
     LENGTH_BYTES,
@@ -24,8 +24,7 @@ from git_gru.store.store import Store
 Add = Callable[[bytearray, str], str]
 
 
-@dataclass(frozen=True, slots=True)
-class Ingested:
+class Ingested(NamedTuple):
     """What ingest made: the manifest, and why a file that should be safetensors is kept raw (else None)."""
 
     manifest: Manifest
@@ -74,10 +73,13 @@ def ingest_tensors(
 
 
 def _cut(source: Source, add: Add, expect: Callable[[int], None], expect_safetensors: bool) -> Ingested:
-    head = read_up_to(source, LENGTH_BYTES)
+    # One byte of the JSON tells most other files apart, whatever length their first bytes happen to announce.
+    head = read_up_to(source, LENGTH_BYTES + 1)
     try:
         length = json_length(bytes(head), where="the file")
-        head += read_up_to(source, length)
+        if head[LENGTH_BYTES:] != b"{":
+            raise HeaderError("the file: the header does not start with '{'")
+        head += read_up_to(source, length - 1)
         header = parse_header(bytes(head), file_size=None, where="the file")
     except HeaderError as error:
         manifest = _raw([], raw_cuts(source, head), add)

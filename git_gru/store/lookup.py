@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from git_gru.errors import StoreError
 from git_gru.store.codec import MAX_BLOB_HEADER, inspect
 from git_gru.store.objects import Objects
 from git_gru.store.trees import StoreTree, model_blobs
@@ -81,24 +82,28 @@ class Lookup:
         return {digest.hex(): when for digest, when in found}
 
     def sync(self, tree: StoreTree, objects: Objects) -> None:
-        """Brings the cache up to the state `tree`: reads the model trees that are new or changed, forgets those gone."""
+        """Brings the cache up to the state `tree`: reads the model trees that are new or changed, forgets those gone.
+
+        A chunk that is missing or damaged is left out, so that it counts as unknown and is written again when it is added.
+        """
         tip = tree.commit.hex() if tree.commit else ""
         if self._use(_tip) == tip:
             return
         known = self._use(lambda db: dict(db.execute("SELECT digest, tree FROM models").fetchall()))
         now = {bytes.fromhex(digest): oid for digest, oid in tree.models().items()}
-        if known.keys() - now.keys():
-            # A chunk of a model that was dropped may or may not live on in another: read them all anew.
-            known = {}
+        # A chunk of a tree that was replaced or dropped may or may not live on in another: look at all trees anew.
+        whole = not known or any(now.get(digest) != oid for digest, oid in known.items())
+        current = self.rows()
         rows: dict[bytes, ChunkRow] = {}
-        current = {} if not known else {id: row.oid for id, row in self.rows().items()}
         for digest, oid in now.items():
-            if known.get(digest) != oid:
-                for id, blob in model_blobs(objects, oid).items():
-                    if current.get(id) != blob:
-                        current[id] = blob
-                        rows[bytes.fromhex(id)] = _read_row(objects, blob, id)
-        self._use(lambda db: _replace(db, rows, now, tip, whole=not known))
+            if whole or digest not in known:
+                for id, blob in _blobs_there(objects, oid):
+                    row = current.get(id)
+                    if row is None or row.oid != blob:
+                        row = _read_row(objects, blob, id)
+                    if row is not None:
+                        current[id] = rows[bytes.fromhex(id)] = row
+        self._use(lambda db: _replace(db, rows, now, tip, whole=whole))
 
     def put(self, rows: Mapping[str, ChunkRow], models: Mapping[str, bytes], old: str, new: str) -> None:
         """Adds what a writer stored, moving the cache from the state `old` to `new`; stamps the models.
@@ -210,11 +215,22 @@ def _row(found: tuple[bytes, bytes | None, int, int]) -> ChunkRow:
     return ChunkRow(found[0], found[1].hex() if found[1] else None, found[2], found[3])
 
 
-def _read_row(objects: Objects, blob: bytes, id: str) -> ChunkRow:
-    size, head = objects.head(blob, _HEAD_BYTES)
-    if int.from_bytes(bytes(head[:8]), "little") > _HEAD_BYTES - 8:
-        size, head = objects.head(blob, MAX_BLOB_HEADER)
-    encoding = inspect(head, where=f"chunk {id}")
+def _blobs_there(objects: Objects, tree: bytes) -> Iterable[tuple[str, bytes]]:
+    """The chunks of a model tree; none where the tree itself is missing or damaged."""
+    try:
+        return model_blobs(objects, tree).items()
+    except StoreError:
+        return ()
+
+
+def _read_row(objects: Objects, blob: bytes, id: str) -> ChunkRow | None:
+    try:
+        size, head = objects.head(blob, _HEAD_BYTES)
+        if int.from_bytes(bytes(head[:8]), "little") > _HEAD_BYTES - 8:
+            size, head = objects.head(blob, MAX_BLOB_HEADER)
+        encoding = inspect(head, where=f"chunk {id}")
+    except StoreError:
+        return None
     return ChunkRow(blob, encoding.base, encoding.nbytes, size)
 
 

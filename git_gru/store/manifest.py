@@ -8,9 +8,8 @@ The reader is strict: it accepts exactly what `Manifest.encode` writes.
 """
 
 import json
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from git_gru.errors import StoreError
 from git_gru.formats.dtypes import DTYPES
@@ -30,8 +29,7 @@ class ManifestError(StoreError):
     """A manifest that is not one that git-gru wrote; the sentence names where it stands and what is wrong."""
 
 
-@dataclass(frozen=True, slots=True)
-class TensorEntry:
+class TensorEntry(NamedTuple):
     """One tensor of a manifest: its dtype, its shape, and its chunks' ids in order."""
 
     dtype: str
@@ -52,14 +50,33 @@ class TensorEntry:
         return bits // 8
 
 
-@dataclass(frozen=True)
 class Manifest:
-    """A file's description: `size` in bytes, and either `header` and `tensors` (in file order) or `raw` chunks."""
+    """A file's description: `size` in bytes, and either `header` and `tensors` (in file order) or `raw` chunks.
 
-    size: int
-    header: str | None
-    tensors: dict[str, TensorEntry] = field(default_factory=dict)
-    raw: tuple[str, ...] | None = None
+    Not to be changed once made; two are equal when their texts are. (No dataclass: what a filter imports is felt on every
+    `git add`.)
+    """
+
+    def __init__(
+        self,
+        size: int,
+        header: str | None,
+        tensors: dict[str, TensorEntry] | None = None,
+        raw: tuple[str, ...] | None = None,
+    ) -> None:
+        self.size = size
+        self.header = header
+        self.tensors = tensors or {}
+        self.raw = raw
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Manifest) and self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __repr__(self) -> str:
+        return f"Manifest({self.digest[:12]}, {self.size} bytes, {len(self.tensors)} tensors)"
 
     @property
     def is_raw(self) -> bool:

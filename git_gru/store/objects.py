@@ -52,7 +52,8 @@ class Pack:
         self.path = path
         self._files = files
         self.index = _load(path.with_suffix(".idx"))
-        self.size = path.stat().st_size
+        status = path.stat()
+        self.size, self.written = status.st_size, status.st_mtime_ns
         if self.index[:8] != b"\xfftOc\0\0\0\2":
             raise ObjectDamagedError(
                 f"{path.with_suffix('.idx')}: not a pack index of version 2", hint=REPAIR
@@ -207,6 +208,16 @@ class Objects:
             return _NAMES[entry[0]], entry[1]
         return self._read_by_libgit2(oid)
 
+    def has(self, oid: bytes) -> bool:
+        """Whether the object is in the store; what stands in a pack is not looked at."""
+        if self._find(oid) is not None:
+            return True
+        try:
+            self._read_by_libgit2(oid)
+        except ObjectMissingError:
+            return False
+        return True
+
     def expect(self, oid: bytes, kind: Kind) -> Buffer:
         """The content of an object of that kind."""
         found, content = self.read(oid)
@@ -272,6 +283,9 @@ class Objects:
                     )
                 except FileNotFoundError:
                     continue  # deleted by a repack between the two looks
+            # Newest first: an object that was written again, because its old copy is damaged, stands before that copy.
+            order = sorted(self._packs.items(), key=lambda item: item[1].written, reverse=True)
+            self._packs = dict(order)
             return bool(new)
 
     def _read_by_libgit2(self, oid: bytes) -> tuple[str, Buffer]:

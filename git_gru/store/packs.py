@@ -16,9 +16,8 @@ import secrets
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from git_gru.errors import MachineError
 from git_gru.ids import Buffer
@@ -31,8 +30,7 @@ STORED_BLOCK = 65535
 _COPY = 1 << 22
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One object, ready to be written: its id (20 bytes), its bytes as they stand in a pack, and their CRC-32."""
 
     oid: bytes

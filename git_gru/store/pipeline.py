@@ -7,18 +7,81 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ordered_map(
-    pool: ThreadPoolExecutor, work: Callable[[In], Out], items: Iterable[In], *, ahead: int
-) -> Iterator[Out]:
+class Task(Generic[Out]):
+    """A piece of work handed to a pool."""
+
+    def __init__(self, work: Callable[..., Out], arguments: tuple[Any, ...]) -> None:
+        self._work: Callable[..., Out] | None = work
+        self._arguments = arguments
+        self._done = threading.Event()
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def result(self) -> Out:
+        """Waits for the work and returns its value, or raises what it raised."""
+        self._done.wait()
+        if self._error is not None:
+            raise self._error
+        value: Out = self._value
+        return value
+
+    def cancel(self) -> None:
+        """Has the work left out if it has not begun."""
+        self._work = None
+
+    def run(self) -> None:
+        """Does the work; for the pool's threads."""
+        try:
+            if (work := self._work) is not None:
+                self._value = work(*self._arguments)
+        except BaseException as error:  # handed to whoever asks for the result
+            self._error = error
+        finally:
+            self._arguments = ()  # large buffers are not kept alive until the result is fetched
+            self._done.set()
+
+
+class Pool:
+    """So many threads that do work in the order it comes.
+
+    `concurrent.futures` does more, and importing it takes as long as adding ten megabytes: a filter starts on every `git add`.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._queue: queue.SimpleQueue[Task[Any] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"gru-codec-{at}", daemon=True) for at in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, work: Callable[..., Out], *arguments: Any) -> Task[Out]:
+        """Queues `work(*arguments)`."""
+        task = Task(work, arguments)
+        self._queue.put(task)
+        return task
+
+    def shutdown(self) -> None:
+        """Waits for the work that is queued and ends the threads."""
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self) -> None:
+        while (task := self._queue.get()) is not None:
+            task.run()
+
+
+def ordered_map(pool: Pool, work: Callable[[In], Out], items: Iterable[In], *, ahead: int) -> Iterator[Out]:
     """`work(item)` for each item, computed in the pool, yielded in order, at most `ahead` of them under way."""
-    pending: deque[Future[Out]] = deque()
+    pending: deque[Task[Out]] = deque()
     try:
         for item in items:
             pending.append(pool.submit(work, item))
@@ -27,8 +90,8 @@ def ordered_map(
         while pending:
             yield pending.popleft().result()
     finally:
-        for future in pending:
-            future.cancel()
+        for task in pending:
+            task.cancel()
 
 
 class OrderedSink(Generic[Out]):
@@ -38,11 +101,11 @@ class OrderedSink(Generic[Out]):
     and is raised by the next `submit` or by `drain`.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, sink: Callable[[Out], None], *, ahead: int) -> None:
+    def __init__(self, pool: Pool, sink: Callable[[Out], None], *, ahead: int) -> None:
         self._pool = pool
         self._sink = sink
         self._places = threading.Semaphore(ahead)
-        self._queue: queue.SimpleQueue[Future[Out] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Task[Out] | None] = queue.SimpleQueue()
         self._error: BaseException | None = None
         self._thread: threading.Thread | None = None
 
@@ -76,9 +139,9 @@ class OrderedSink(Generic[Out]):
             raise self._error
 
     def _run(self) -> None:
-        while (future := self._queue.get()) is not None:
+        while (task := self._queue.get()) is not None:
             try:
-                result = future.result()
+                result = task.result()
                 if self._error is None:
                     self._sink(result)
             except BaseException as error:  # handed to the thread that submits

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from git_gru.errors import InputError
+from git_gru.errors import InputError, StoreError
 from git_gru.store.codec import encode_plain, inspect
 from git_gru.store.columns import DEPTH, WINDOW, Column, Placed, place_column
 from git_gru.store.lookup import ChunkRow
@@ -107,6 +107,7 @@ class _Repack:
             self.packs = store.objects.packs()
             store.sync()
             self.rows = store.lookup.rows()
+            _require_whole(store, self.rows)
         self.blob_of = {id: row.oid for id, row in self.rows.items()}
         present = [[manifest for manifest in line if store.has_model(manifest.digest)] for line in lineages]
         self.columns = _columns(present, self.rows)
@@ -264,6 +265,21 @@ class _Repack:
                 if base is not None:
                     wanted.append(base)
         return needed
+
+
+def _require_whole(store: Store, rows: Mapping[str, ChunkRow]) -> None:
+    """Raises `StoreError` where a model of the store lacks chunks: repacking would carry the hole on and delete the evidence."""
+    for digest, tree in store.models().items():
+        try:
+            whole = model_blobs(store.objects, tree).keys() <= rows.keys()
+        except StoreError:
+            whole = False
+        if not whole:
+            raise StoreError(
+                f"chunks of the model {digest[:12]} are missing or damaged: a store is repacked only when whole",
+                hint="add the file again where you still have it (touch PATH; git add PATH), or restore a backup of "
+                ".git/gru; then repack",
+            )
 
 
 def _columns(lineages: Sequence[Sequence[Manifest]], rows: Mapping[str, ChunkRow]) -> list[Column]:

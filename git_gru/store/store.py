@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +24,7 @@ from git_gru.store.lookup import Lookup
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import REPAIR, ObjectMissingError, Objects
 from git_gru.store.packs import no_room
+from git_gru.store.pipeline import Pool
 from git_gru.store.transform import keep_memory
 from git_gru.store.trees import StoreTree, model_blobs
 from git_gru.store.writer import Writer
@@ -104,10 +104,10 @@ class Store:
         return store
 
     @functools.cached_property
-    def pool(self) -> ThreadPoolExecutor:
+    def pool(self) -> Pool:
         """Threads for coding: one a core that this process may use."""
         keep_memory()  # whoever uses the pool is about to code many chunks
-        return ThreadPoolExecutor(self.cores, thread_name_prefix="gru-codec")
+        return Pool(self.cores)
 
     @functools.cached_property
     def cores(self) -> int:

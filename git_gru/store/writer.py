@@ -33,6 +33,7 @@ class Writer:
     def __init__(self, store: "Store", expected: int) -> None:
         self._store = store
         self._expected = expected
+        self._known = 0
         self._rows: dict[str, ChunkRow] = {}
         self._queued: set[str] = set()
         self._pack: PackWriter | None = None
@@ -61,7 +62,9 @@ class Writer:
             self._exit.close()
 
     def expect(self, chunks: int) -> None:
-        """Says how many chunks will be added, before the first: with it the pack's checksum costs no second pass."""
+        """Says how many chunks will be added, before the first: if no more of them are known by then than come before the
+        first new one (the header, mostly), the pack's checksum costs no second pass.
+        """
         self._expected = chunks
 
     def add(self, data: Buffer, dtype: str) -> str:
@@ -70,10 +73,11 @@ class Writer:
         `data` must not change until the writer is left.
         """
         id = digest(data)
-        if id in self._queued or self._store.lookup.get(id) is not None:
+        if id in self._queued or self._has(id):
+            self._known += 1
             return id
         if self._pack is None:
-            self._pack = PackWriter(self._packs, self._expected + TREE_OBJECTS)
+            self._pack = PackWriter(self._packs, self._expected - self._known + TREE_OBJECTS)
         if self._sink is None:
             self._sink = OrderedSink(self._store.pool, self._keep, ahead=2 * self._store.cores + 2)
         self._queued.add(id)
@@ -84,7 +88,9 @@ class Writer:
         """Makes a model durable and reachable. Raises `StoreError` where a chunk of it was not added."""
         if self._sink is not None:
             self._sink.drain()
-        if self._store.has_model(manifest.digest):
+        # A known model is written anew only where chunks of it had been lost: adding a file again repairs the store.
+        known = self._store.has_model(manifest.digest)
+        if known and self._rows.keys().isdisjoint(manifest.chunks()):
             self._store.lookup.stamp(manifest.digest)
             return
         model = make_model_tree(self._model_blobs(manifest))
@@ -99,6 +105,8 @@ class Writer:
             self._pack = None
             if self._store.update_ref(new, old):
                 break
+        if known:
+            self._store.objects.packs()  # looks at them anew: the mended copies shall be found before the damaged ones
         names = (old.hex() if old else "", new.hex())
         self._store.lookup.put(self._rows, {manifest.digest: model.oid}, *names)
 
@@ -112,6 +120,19 @@ class Writer:
         self._pack.add(entry)
         self._rows[id] = ChunkRow(entry.oid, None, raw, stored)
 
+    def _has(self, id: str) -> bool:
+        row = self._store.lookup.get(id)
+        return row is not None and self._store.objects.has(row.oid)
+
+    def _row(self, id: str) -> ChunkRow:
+        row = self._rows.get(id) or self._store.lookup.get(id)
+        if row is None:
+            self._store.sync()  # another process may have brought the cache to an older state in between
+            row = self._store.lookup.get(id)
+        if row is None:
+            raise StoreError(f"chunk {id[:12]} of the new model was never added to the store")
+        return row
+
     def _model_blobs(self, manifest: Manifest) -> dict[str, bytes]:
         blobs: dict[str, bytes] = {}
         wanted = list(manifest.chunks())
@@ -119,9 +140,7 @@ class Writer:
             id = wanted.pop()
             if id in blobs:
                 continue
-            row = self._rows.get(id) or self._store.lookup.get(id)
-            if row is None:
-                raise StoreError(f"chunk {id[:12]} of the new model was never added to the store")
+            row = self._row(id)
             blobs[id] = row.oid
             if row.base is not None:
                 wanted.append(row.base)

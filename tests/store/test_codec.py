@@ -113,6 +113,17 @@ def test_a_whole_chunk_of_weights(
     assert len(delta) < len(plain) < 0.9 * len(data)
 
 
+@pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F8_E5M2", "I32", "U8"])
+def test_without_the_extension_the_blobs_are_the_same(
+    dtype: str, blob_reader: BlobReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    data, base = rng.bytes(8000), rng.bytes(8000)
+    blobs = [round_trip(data, dtype, blob_reader), round_trip(data, dtype, blob_reader, base)]
+    monkeypatch.setattr("git_gru.store.transform._c", None)
+    assert [round_trip(data, dtype, blob_reader), round_trip(data, dtype, blob_reader, base)] == blobs
+
+
 def test_encoding_is_a_function_of_the_bytes(weights: Callable[..., bytes]) -> None:
     data = weights(3, 100_000)
     assert blob_of(encode_plain(data, "F32")) == blob_of(encode_plain(bytearray(data), "F32"))

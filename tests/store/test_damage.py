@@ -1,5 +1,6 @@
 """Damage: whatever happened to the store's files, restoring gives the exact bytes or an error of the store, never others."""
 
+import io
 import itertools
 import random
 from collections.abc import Callable
@@ -8,13 +9,16 @@ from pathlib import Path
 import pytest
 
 from git_gru.errors import StoreError
+from git_gru.formats.safetensors import write_header
 from git_gru.ids import digest
 from git_gru.store import codec
 from git_gru.store.chunks import LONGEST_CHUNK
 from git_gru.store.codec import ChunkDamagedError, encode_delta, encode_plain
+from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import PackWriter, make_entry
 from git_gru.store.repack import repack
+from git_gru.store.restore import restore
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, Store
 from git_gru.store.trees import StoreTree, make_model_tree
 
@@ -247,3 +251,36 @@ def test_a_tensor_file_whose_header_chunk_is_another_header(
 
 def test_limits_fit_each_other() -> None:
     assert codec.MAX_BLOB_HEADER < LONGEST_CHUNK
+
+
+@pytest.mark.parametrize("harm", ["missing", "damaged"])
+def test_adding_a_file_again_repairs_the_store(tmp_path: Path, harm: str) -> None:
+    """Whatever has befallen the pack of an earlier version, its file added once more makes it whole."""
+    store = Store.open(tmp_path / "gru")
+    content = write_header([("a", "F32", [4096]), ("b", "F32", [512])]) + random.Random(1).randbytes(18432)
+    first = ingest(store, io.BytesIO(content), expect_safetensors=True).manifest
+    ingest(store, io.BytesIO(write_header([("c", "U8", [3])]) + b"abc"), expect_safetensors=True)
+    blob = store.blobs(first)[first.tensors["a"].chunks[0]]
+    (pack,) = [pack for pack in store.objects.packs() if pack.find(blob) is not None]
+    store.close()
+    if harm == "missing":
+        pack.path.unlink()
+        pack.path.with_suffix(".idx").unlink()
+    else:
+        offset = pack.find(blob)
+        assert offset is not None
+        pack.path.chmod(0o644)
+        with open(pack.path, "r+b") as file:
+            file.seek(offset + 20)
+            file.write(b"\0" * 40)
+    store = Store.open(tmp_path / "gru")
+    store.lookup.forget()
+    with pytest.raises(StoreError):
+        b"".join(restore(store, first))
+    with pytest.raises(StoreError, match="missing or damaged"):
+        repack(store, [[first]], frozenset())
+    assert ingest(store, io.BytesIO(content), expect_safetensors=True).manifest == first
+    assert b"".join(restore(store, first)) == content
+    repack(store, [[first]], frozenset())
+    assert b"".join(restore(store, first)) == content
+    store.close()

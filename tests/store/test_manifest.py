@@ -80,6 +80,9 @@ def test_the_form_is_as_documented() -> None:
     assert SMALL.encode().decode() == f'{{"git-gru": 1,\n"digest": "{SMALL.digest}",\n{body}'
     raw = f'"size": 5,\n"raw": [\n"{A}",\n"{B}"\n]}}\n'
     assert RAW.encode().decode() == f'{{"git-gru": 1,\n"digest": "{digest(raw.encode())}",\n{raw}'
+    odd = Manifest(9, A, {'\x7f\x1f"\\ü\u2028': TensorEntry('\x7f\n"', (1,), (B,))})
+    line = '"\x7f\\u001f\\"\\\\ü\u2028": {"dtype": "\\u007f\\n\\"", "shape": [1], "chunks": ["%s"]}\n'
+    assert (line % B).encode() in odd.encode()
     none = Manifest(10, A)
     assert none.encode().decode().endswith(f'"size": 10,\n"header": "{A}",\n"tensors": {{\n}}}}\n')
 
