@@ -253,9 +253,8 @@ def test_limits_fit_each_other() -> None:
     assert codec.MAX_BLOB_HEADER < LONGEST_CHUNK
 
 
-@pytest.mark.parametrize("harm", ["missing", "damaged"])
-def test_adding_a_file_again_repairs_the_store(tmp_path: Path, harm: str) -> None:
-    """Whatever has befallen the pack of an earlier version, its file added once more makes it whole."""
+def test_adding_a_file_again_repairs_the_store(tmp_path: Path) -> None:
+    """A chunk whose stored copy is damaged counts as unknown once that was seen: adding its file writes it anew."""
     store = Store.open(tmp_path / "gru")
     content = write_header([("a", "F32", [4096]), ("b", "F32", [512])]) + random.Random(1).randbytes(18432)
     first = ingest(store, io.BytesIO(content), expect_safetensors=True).manifest
@@ -263,16 +262,12 @@ def test_adding_a_file_again_repairs_the_store(tmp_path: Path, harm: str) -> Non
     blob = store.blobs(first)[first.tensors["a"].chunks[0]]
     (pack,) = [pack for pack in store.objects.packs() if pack.find(blob) is not None]
     store.close()
-    if harm == "missing":
-        pack.path.unlink()
-        pack.path.with_suffix(".idx").unlink()
-    else:
-        offset = pack.find(blob)
-        assert offset is not None
-        pack.path.chmod(0o644)
-        with open(pack.path, "r+b") as file:
-            file.seek(offset + 20)
-            file.write(b"\0" * 40)
+    offset = pack.find(blob)
+    assert offset is not None
+    pack.path.chmod(0o644)
+    with open(pack.path, "r+b") as file:
+        file.seek(offset + 20)
+        file.write(b"\0" * 40)
     store = Store.open(tmp_path / "gru")
     store.lookup.forget()
     with pytest.raises(StoreError):
