@@ -72,7 +72,9 @@ class Repository:
     def run(self, *command: str) -> str:
         home = self.folder.parent / "home"
         home.mkdir(exist_ok=True)
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")} | {
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHON"))
+        } | {
             "HOME": str(home),
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_AUTHOR_NAME": "bench",

@@ -4,9 +4,11 @@ What Git itself starts (the filter on every `git add`, hooks on every commit, dr
 here before click and rich are imported: its start-up time is felt.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import NoReturn
 
 from git_gru.cli.boundary import guarded
 
@@ -64,5 +66,16 @@ def main() -> int:
     return guarded(lambda: run(argv), os.environ)
 
 
+def entry() -> NoReturn:
+    """`main` as a process of its own. What git waits for ends at once, without taking the interpreter apart."""
+    status = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # the reader may be gone
+            stream.flush()
+    if sys.argv[1:2] and sys.argv[1] in PLUMBING:
+        os._exit(status)
+    sys.exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

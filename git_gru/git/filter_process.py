@@ -88,7 +88,7 @@ class _Session:
 
     @cached_property
     def _repository(self) -> Repository:
-        return Repository.find()
+        return Repository.of_filter()
 
     @cached_property
     def _store(self) -> Store:

@@ -5,7 +5,6 @@ config): the store is `<common dir>/gru/store.git`, so worktrees share it. Git i
 worktrees, submodules, `GIT_DIR` (set by Git in clone, `worktree add` and hooks) and bare repositories come out right.
 """
 
-import subprocess
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,8 @@ from git_gru.errors import InputError
 from git_gru.git.run import LOCAL_VARIABLES, Environment, completed, git, inherited
 
 if TYPE_CHECKING:
+    import subprocess
+
     from git_gru.store.store import Store
 
 
@@ -69,6 +70,19 @@ class Repository:
             environment = {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(worktree) if worktree else None}
         return cls(worktree, git_dir, common_dir, environment)
 
+    @classmethod
+    def of_filter(cls) -> "Repository":
+        """The repository that git started a filter for: as `find`, but git is asked only where the answer is not plain.
+
+        Git starts filters at the top of the worktree, and sets GIT_DIR where the folder `.git` there is not the whole story.
+        """
+        top = Path.cwd()
+        git_dir = top / ".git"
+        told = any(inherited(name) for name in ("GIT_DIR", "GIT_COMMON_DIR", "GIT_WORK_TREE"))
+        if told or not (git_dir / "HEAD").is_file() or (git_dir / "commondir").exists():
+            return cls.find()
+        return cls(top, git_dir, git_dir)
+
     def git(
         self, *args: str, cwd: Path | None = None, input: bytes | None = None, env: Environment | None = None,
         check: bool = True,
@@ -80,7 +94,7 @@ class Repository:
 
     def completed(
         self, *args: str, cwd: Path | None = None, input: bytes | None = None, env: Environment | None = None
-    ) -> subprocess.CompletedProcess[bytes]:
+    ) -> "subprocess.CompletedProcess[bytes]":
         """As `git`, never raising for an exit status; see `run.completed`."""
         return completed(*args, cwd=cwd or self.top, input=input, env={**self.environment, **(env or {})})
 

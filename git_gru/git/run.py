@@ -7,11 +7,14 @@ The child inherits this process's environment; `env` adds to it, and a value of 
 """
 
 import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from git_gru.errors import GruError, MachineError
+
+if TYPE_CHECKING:
+    import subprocess
 
 Environment = Mapping[str, str | None]
 
@@ -95,8 +98,10 @@ def completed(
     input: bytes | None = None,
     env: Environment | None = None,
     check: bool = False,
-) -> subprocess.CompletedProcess[bytes]:
+) -> "subprocess.CompletedProcess[bytes]":
     """As `git`, for callers who need the exit status or stderr as well."""
+    import subprocess  # late: a filter runs git only where it must
+
     try:
         result = subprocess.run(
             ["git", *args],

@@ -23,7 +23,10 @@ DEPTH = 4
 WINDOW = 6
 """How many newer versions are candidates for a base."""
 
-SAMPLE = 1 << 17
+PATIENCE = 2
+"""Candidates in a row that may be worse than the best one before the search ends (two branches may alternate)."""
+
+SAMPLE = 1 << 16
 """Bytes from the middle of a chunk by which candidates are compared."""
 
 
@@ -101,12 +104,25 @@ def _choose(this: _Candidate, recent: deque[_Candidate], dtype: str, depth: int)
     fitting = [candidate for candidate in recent if candidate.length == this.length]
     if not fitting or depth < 1:
         return None
-    costs = {candidate.id: _estimate(this.data, candidate.data, dtype) for candidate in fitting}
-    best = min(fitting, key=lambda candidate: costs[candidate.id])
+    best = _best(this, fitting, dtype)
     if best.depth < depth:
         return best
     heads = [candidate for candidate in fitting if candidate.depth == 0]
-    return min(heads, key=lambda candidate: costs[candidate.id]) if heads else None
+    return _best(this, heads, dtype) if heads else None
+
+
+def _best(this: _Candidate, candidates: Sequence[_Candidate], dtype: str) -> _Candidate:
+    """The candidate that a sample says is cheapest, newest first; the search ends where it gets worse `PATIENCE` times."""
+    best, cheapest, worse = candidates[0], None, 0
+    for candidate in candidates if len(candidates) > 1 else ():
+        cost = _estimate(this.data, candidate.data, dtype)
+        if cheapest is None or cost < cheapest:
+            best, cheapest, worse = candidate, cost, 0
+        else:
+            worse += 1
+            if worse == PATIENCE:
+                break
+    return best
 
 
 def _estimate(data: Buffer, base: Buffer, dtype: str) -> int:

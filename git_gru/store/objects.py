@@ -100,10 +100,17 @@ class Pack:
     def packed(self, offset: int) -> bytes | None:
         """The entry at `offset` as it stands in the pack, if it is a stored-deflate entry; else None."""
         kind, size, start = self._entry(offset)
-        if kind not in KINDS.values() or self._unwrap(start, size) is None:
+        if kind not in KINDS.values() or size > self.size:
             return None
         blocks = max(size - 1, 0) // STORED_BLOCK + 1
-        return self._pread(offset, start - offset + 2 + blocks * _BLOCK_HEAD + size + 4)
+        skip = start - offset + 2
+        entry = self._pread(offset, skip + blocks * _BLOCK_HEAD + size + 4)
+        for block in range(blocks):
+            at = skip + block * (_BLOCK_HEAD + STORED_BLOCK)
+            length = min(STORED_BLOCK, size - block * STORED_BLOCK)
+            if entry[at : at + _BLOCK_HEAD] != _block_head(block == blocks - 1, length):
+                return None
+        return entry
 
     def _oid(self, at: int) -> bytes:
         return self.index[self._ids + at * _OID : self._ids + (at + 1) * _OID]
@@ -146,7 +153,7 @@ class Pack:
                 return None
             at += wanted
             for block, head, part in zip(range(first, last), heads, parts, strict=True):
-                if head != struct.pack("<BHH", block == blocks - 1, len(part), len(part) ^ 0xFFFF):
+                if head != _block_head(block == blocks - 1, len(part)):
                     return None
         return content
 
@@ -309,6 +316,10 @@ REPAIR = (
     "the store is damaged: fetch the model again from where it was pushed, or restore a backup of .git/gru"
 )
 _NAMES = {number: kind for kind, number in KINDS.items()}
+
+
+def _block_head(last: bool, length: int) -> bytes:
+    return struct.pack("<BHH", last, length, length ^ 0xFFFF)
 
 
 def _load(path: Path) -> bytes | mmap.mmap:

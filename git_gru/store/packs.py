@@ -12,7 +12,6 @@ import contextlib
 import errno
 import hashlib
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
@@ -91,7 +90,7 @@ class PackWriter:
         self.folder = folder
         self._expected = expected
         self._entries: dict[bytes, tuple[int, int]] = {}
-        unique = secrets.token_hex(8)
+        unique = os.urandom(8).hex()
         self._temporary, self._index = folder / f"tmp_pack_{unique}", folder / f"tmp_idx_{unique}"
         self._offset = 0
         self._sha = hashlib.sha1(usedforsecurity=False)

@@ -127,7 +127,8 @@ class _Repack:
     def run(self) -> RepackReport:
         before = [pack.size for pack in self.packs]
         folder = self.store.repository / "objects/pack"
-        self.writer = PackWriter(folder, 0)
+        large = any(pack.size >= KEPT_PACK for pack in self.packs)
+        self.writer = PackWriter(folder, 0 if large else len(self.rows))
         try:
             for _ in ordered_map(self.store.pool, self._place, self.columns, ahead=self.store.cores + 1):
                 pass
@@ -217,8 +218,11 @@ class _Repack:
             if size >= KEPT_SHARE * pack.size:
                 kept.append(pack)
                 left -= inside
-        for oid in sorted(left):
-            self.writer.add(_copied(self.store, oid))
+        copies = ordered_map(
+            self.store.pool, lambda oid: _copied(self.store, oid), sorted(left), ahead=self.store.cores + 1
+        )
+        for entry in copies:
+            self.writer.add(entry)
         return kept
 
     def _swap(self, kept: Sequence[Pack]) -> None:

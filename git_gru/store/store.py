@@ -11,23 +11,24 @@ import fcntl
 import functools
 import os
 import re
-import subprocess
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from git_gru.errors import MachineError, StoreError
 from git_gru.formats.safetensors import Header, HeaderError, parse_header
 from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect
-from git_gru.store.lookup import Lookup
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import REPAIR, ObjectMissingError, Objects
-from git_gru.store.packs import no_room
+from git_gru.store.packs import no_room, sync_folder
 from git_gru.store.pipeline import Pool
 from git_gru.store.transform import keep_memory
 from git_gru.store.trees import StoreTree, model_blobs
-from git_gru.store.writer import Writer
+
+if TYPE_CHECKING:
+    from git_gru.store.lookup import Lookup
+    from git_gru.store.writer import Writer
 
 REF = "refs/gru/store"
 LONGEST_CHAIN = 64
@@ -66,7 +67,6 @@ class Store:
         self.folder = folder
         self.repository = folder / "store.git"
         self.objects = Objects(self.repository)
-        self.lookup = Lookup(folder / "index.sqlite")
         self._tree: StoreTree | None = None
 
     @classmethod
@@ -102,6 +102,13 @@ class Store:
         except OSError as error:
             raise no_room(error, folder) from error
         return store
+
+    @functools.cached_property
+    def lookup(self) -> "Lookup":
+        """The lookup cache."""
+        from git_gru.store.lookup import Lookup  # with it sqlite, which a checkout does without
+
+        return Lookup(self.folder / "index.sqlite")
 
     @functools.cached_property
     def pool(self) -> Pool:
@@ -143,14 +150,26 @@ class Store:
         return tree
 
     def update_ref(self, new: bytes, old: bytes | None) -> bool:
-        """Moves the reference from `old` to `new`; False when someone else has moved it meanwhile."""
-        expected = old.hex() if old else "0" * 40
+        """Moves the reference from `old` to `new`; False when someone else has moved it meanwhile.
+
+        Written as git's files backend has it, behind a lock that goes with its holder: a `git update-ref` that is killed
+        leaves `store.lock` behind, which stops every later one.
+        """
+        path, building = self.repository / REF, self.folder / "store.ref"
         try:
-            run_git(self.repository, "update-ref", REF, new.hex(), expected)
-        except StoreError as error:
-            if self.tip() == old:
-                raise self._explained(error) from None
-            return False
+            with open(self.folder / "ref.lock", "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if self.tip() != old:
+                    return False
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(building, "wb") as file:
+                    file.write(new.hex().encode() + b"\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                building.replace(path)
+                sync_folder(path.parent)
+        except OSError as error:
+            raise no_room(error, self.folder) from error
         return True
 
     def _explained(self, error: StoreError) -> Exception:
@@ -170,8 +189,10 @@ class Store:
             fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
 
-    def writer(self, *, expected: int = 0) -> Writer:
+    def writer(self, *, expected: int = 0) -> "Writer":
         """A context in which chunks are added and models committed; see `Writer`."""
+        from git_gru.store.writer import Writer
+
         return Writer(self, expected)
 
     def has_model(self, digest: str) -> bool:
@@ -259,7 +280,8 @@ class Store:
         """Stops the threads and closes the files."""
         if "pool" in self.__dict__:
             self.pool.shutdown()
-        self.lookup.close()
+        if "lookup" in self.__dict__:
+            self.lookup.close()
 
     def _blob_of(self, id: str) -> bytes | None:
         self.sync()
@@ -298,7 +320,11 @@ def read_chunk(objects: Objects, blob_of: Callable[[str], bytes | None], id: str
 
 def run_git(repository: Path | None, *arguments: str) -> str:
     """Runs `git` on a store's repository, apart from the user's environment. Raises `StoreError` with git's words."""
+    import subprocess
+
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    # This code reads references as files and knows objects by SHA-1, whatever git is set to make.
+    environment |= {"GIT_DEFAULT_HASH": "sha1", "GIT_DEFAULT_REF_FORMAT": "files"}
     where = ["--git-dir", str(repository)] if repository else []
     try:
         done = subprocess.run(
