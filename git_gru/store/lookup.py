@@ -87,8 +87,11 @@ class Lookup:
         A chunk that is missing or damaged is left out, so that it counts as unknown and is written again when it is added.
         """
         tip = tree.commit.hex() if tree.commit else ""
-        if self._use(_tip) == tip:
-            return
+        while (seen := self._use(_tip)) != tip:
+            self._advance(tree, objects, seen, tip)
+
+    def _advance(self, tree: StoreTree, objects: Objects, seen: str, tip: str) -> None:
+        """Moves the cache from the state `seen` to `tip`, unless another process moves it elsewhere meanwhile."""
         known = self._use(lambda db: dict(db.execute("SELECT digest, tree FROM models").fetchall()))
         now = {bytes.fromhex(digest): oid for digest, oid in tree.models().items()}
         # A chunk of a tree that was replaced or dropped may or may not live on in another: look at all trees anew.
@@ -103,7 +106,13 @@ class Lookup:
                         row = _read_row(objects, blob, id)
                     if row is not None:
                         current[id] = rows[bytes.fromhex(id)] = row
-        self._use(lambda db: _replace(db, rows, now, tip, whole=whole))
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            if _tip(db) == seen:
+                _replace(db, rows, now, tip, whole=whole)
+
+        self._use(write)
 
     def put(self, rows: Mapping[str, ChunkRow], models: Mapping[str, bytes], old: str, new: str) -> None:
         """Adds what a writer stored, moving the cache from the state `old` to `new`; stamps the models.
@@ -113,6 +122,7 @@ class Lookup:
         now = time.time()
 
         def write(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")  # what is looked at must not change before it is written
             if _tip(db) == old:
                 entries = {bytes.fromhex(digest): tree for digest, tree in models.items()}
                 _insert(db, {bytes.fromhex(id): row for id, row in rows.items()}, entries, new)

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from git_gru.errors import GruError, StoreError
-from git_gru.ids import digest
+from git_gru.ids import Buffer, digest
 from git_gru.store import store as store_module
 from git_gru.store.ingest import describe, ingest
 from git_gru.store.manifest import Manifest
+from git_gru.store.packs import Kind
 from git_gru.store.store import REF, ChunkMissingError, ModelMissingError, Store, run_git
 from git_gru.store.trees import StoreTree
 
@@ -457,3 +458,25 @@ def reopen_reads(store: Store, manifest: Manifest, read: Read) -> bytes:
 
 def test_a_store_is_read_after_it_was_reopened(store: Store, add: Add, read: Read) -> None:
     assert reopen_reads(store, add(store, b"content"), read) == b"content"
+
+
+def test_a_cache_set_back_in_the_middle_of_a_sync_loses_no_row(
+    store: Store, add: Add, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes may bring the cache to different states at once; the tip that it names is the state that it has."""
+    first = add(store, b"one")
+    before = store.tree()
+    second = add(store, b"two")
+    store.lookup.sync(before, store.objects)
+    reading, empty = store.objects.expect, StoreTree(store.objects, None)
+
+    def interrupted(oid: bytes, kind: Kind) -> Buffer:
+        monkeypatch.undo()
+        Store(store.folder).lookup.sync(empty, store.objects)
+        return reading(oid, kind)
+
+    now = store.tree()
+    now.models()
+    monkeypatch.setattr(store.objects, "expect", interrupted)
+    store.lookup.sync(now, store.objects)
+    assert set(store.lookup.rows()) == {*first.chunks(), *second.chunks()}
