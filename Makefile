@@ -18,9 +18,11 @@ test: .venv/ready
 	$(BIN)/pytest -n $${PYTEST_WORKERS:-4}
 
 demo: .venv/ready
-	$(BIN)/git-gru demo $(DEMO)
+	[ "$(DEMO)" != demo-repository ] || rm -rf demo-repository
+	$(BIN)/git-gru demo "$(DEMO)"
 
 bench: .venv/ready
+	$(BIN)/pip install --quiet --disable-pip-version-check zipnn z4ai
 	$(BIN)/python -m benchmarks.storage
 
 fmt: .venv/ready
@@ -28,4 +30,4 @@ fmt: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info $(DEMO)
+	rm -rf .venv build *.egg-info demo-repository

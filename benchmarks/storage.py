@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks import codecs, history, memory
 from benchmarks.peers import Repository, available
+from git_gru.store.columns import DEPTH
 
 TOOLS = ("git-gru", "git-lfs", "git")
 
@@ -112,11 +113,11 @@ def speed(work: Path, files: Sequence[Path], tools: Sequence[str], title: str) -
         if repository.tool == "git-gru":
             repository.git("gru", "repack")
     places = {"checkout newest": "main", "checkout oldest": f"main~{len(files) - 1}"}
-    if len(files) > 5:
-        places["checkout deepest"] = "main~4"
-    for _ in range(5):
+    if len(files) > DEPTH + 1:
+        places["checkout deepest"] = f"main~{DEPTH}"
+    for at in range(10):
         for name, revision in places.items():
-            for repository in repositories:
+            for repository in repositories if at % 2 else repositories[::-1]:
                 repository.checkout(revision, name)
     for repository in repositories:
         repository.checkout("main", "back")

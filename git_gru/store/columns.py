@@ -17,7 +17,7 @@ from git_gru.ids import Buffer
 from git_gru.store.codec import encode_delta, encode_plain
 from git_gru.store.lookup import ChunkRow
 
-DEPTH = 4
+DEPTH = 3
 """Longest chain of deltas (docs/benchmarks.md has the measurements that chose it)."""
 
 WINDOW = 6
