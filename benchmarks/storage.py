@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import codecs, history, memory
+from benchmarks import choices, codecs, history, memory
 from benchmarks.peers import Repository, available
 from git_gru.store.columns import DEPTH
 
@@ -136,40 +136,11 @@ def speed(work: Path, files: Sequence[Path], tools: Sequence[str], title: str) -
     table(title, ("step", "tool", "seconds", "MB/s", "CPU s", "speed, git-lfs = 1 (paired)"), rows)
 
 
-def choices(models: Path, work: Path) -> None:
-    """Size and restore time by depth cap and window, on the 20-step history."""
-    import shutil
-
-    from git_gru.store.ingest import ingest
-    from git_gru.store.repack import repack
-    from git_gru.store.restore import restore
-    from git_gru.store.store import Store
-
-    rows: list[list[object]] = []
-    for suffix, dtype in (("", "fp32"), ("-bf16", "bf16")):
-        files = history.series(models, 20, suffix)
-        raw = sum(file.stat().st_size for file in files)
-        for depth, window in ((1, 6), (2, 6), (3, 6), (4, 1), (4, 3), (4, 6), (4, 10), (6, 6), (8, 6)):
-            shutil.rmtree(work / "choices", ignore_errors=True)
-            store = Store.open(work / "choices")
-            manifests = []
-            for file in files:
-                with open(file, "rb", buffering=0) as source:
-                    manifests.append(ingest(store, source, expect_safetensors=True).manifest)
-            start = time.perf_counter()
-            report = repack(store, [manifests[::-1]], frozenset(), depth=depth, window=window)
-            seconds = time.perf_counter() - start
-            slowest = 0.0
-            for manifest in manifests:
-                begin = time.perf_counter()
-                for _ in restore(store, manifest):
-                    pass
-                slowest = max(slowest, time.perf_counter() - begin)
-            store.close()
-            restored = files[0].stat().st_size / 1e6 / slowest
-            rows.append([dtype, depth, window, report.bytes_after / raw, raw / 1e6 / seconds, restored])
-    columns = ("dtype", "depth", "window", "kept / raw", "repack MB/s", "slowest restore MB/s")
-    table("Depth cap and window", columns, rows)
+def constants(models: Path, work: Path) -> None:
+    """The measurements behind the store's constants."""
+    table("Depth cap and window", *choices.depth_and_window(models, work))
+    table("Chunk size (fp32)", *choices.chunk_size(models, work))
+    table("Coding threads (fp32)", *choices.threads(models, work))
 
 
 def startup() -> None:
@@ -231,7 +202,7 @@ def main() -> None:
             options.quick
             or speed(work, large, [tool for tool in tools if tool != "git"], "A model of 411 MB, fp32")
         ),
-        "choices": lambda: options.quick or choices(models, work),
+        "choices": lambda: options.quick or constants(models, work),
         "startup": startup,
         "memory": lambda: options.quick or memory_use(work, 2),
     }

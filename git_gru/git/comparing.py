@@ -7,7 +7,6 @@ cosine need them all).
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Literal, Protocol
 
 from git_gru.errors import InputError
 from git_gru.formats.safetensors import LENGTH_BYTES, Header, json_length, parse_header
-from git_gru.git.merging import ahead
 from git_gru.store.chunks import CHUNK_BYTES
 from git_gru.store.manifest import Manifest, TensorEntry
+from git_gru.store.pipeline import Pool, ordered_map
 from git_gru.store.store import Store
 from git_gru.tensors.diff import TensorComparison, TensorDiff
 from git_gru.tensors.gates import gate_ranges, gru_parameters
@@ -210,5 +209,5 @@ def _measured(old: Version, new: Version, rows: list[TensorRow], gates: bool) ->
         return TensorRow(name=row.name, status=row.status, old=row.old, new=row.new, diff=comparison.result())
 
     threads = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        return list(ahead(pool, measure, rows, threads * 4))
+    with Pool(threads) as pool:
+        return list(ordered_map(pool, measure, rows, ahead=threads * 4))

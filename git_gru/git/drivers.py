@@ -10,19 +10,19 @@ the blob, its manifest is read instead.
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from git_gru.errors import InputError, StoreError
 from git_gru.git.comparing import Pair, Version
-from git_gru.git.merging import ModelMerge, Rules, ahead, merge_models
+from git_gru.git.merging import ModelMerge, Rules, merge_models
 from git_gru.git.pairs import VersionReader, file_version
 from git_gru.git.repository import NotARepositoryError, Repository
 from git_gru.ids import digest
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest, TensorEntry, is_manifest, parse_manifest
+from git_gru.store.pipeline import Pool, ordered_map
 from git_gru.store.store import Store
 from git_gru.tensors.combine import WeightsError, normalised
 from git_gru.tensors.strategies import STRATEGIES, strategy_named
@@ -215,6 +215,6 @@ def model_text(file: Path) -> ModelText:
     except StoreError:
         metadata = {}
     threads = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool:
-        lines = tuple(ahead(pool, summarise, manifest.tensors, threads * 4))
+    with Pool(threads) as pool:
+        lines = tuple(ordered_map(pool, summarise, manifest.tensors, ahead=threads * 4))
     return ModelText(size=manifest.size, raw_digest=None, metadata=metadata, lines=lines)

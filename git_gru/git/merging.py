@@ -10,16 +10,14 @@ is merged, and the result is in the store either way, so that Git may keep what 
 """
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TypeVar
 
 from git_gru.formats.safetensors import parse_header, write_header
 from git_gru.store.chunks import CHUNK_BYTES
 from git_gru.store.manifest import Manifest, TensorEntry
+from git_gru.store.pipeline import Pool, ordered_map
 from git_gru.store.store import Store
 from git_gru.store.writer import Writer
 from git_gru.tensors.arrays import layout_of
@@ -40,9 +38,6 @@ from git_gru.tensors.threeway import (
 
 PIECES_IN_MEMORY = 24
 """Chunks of 4 MiB held at once while computing, all sides and threads together."""
-
-Input = TypeVar("Input")
-Output = TypeVar("Output")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,8 +190,8 @@ class _Merger:
         pieces = (part for recipe in recipes.values() for part in recipe.parts if isinstance(part, _Piece))
         threads = max(1, min(os.cpu_count() or 1, PIECES_IN_MEMORY // (len(self._sides) + 2) - 1))
         entries: dict[str, TensorEntry] = {}
-        with self._store.writer() as writer, ThreadPoolExecutor(threads) as pool:
-            computed = ahead(pool, self._compute, pieces, threads + 1)
+        with self._store.writer() as writer, Pool(threads) as pool:
+            computed = ordered_map(pool, self._compute, pieces, ahead=threads + 1)
             for name, decision in list(decisions.items()):
                 if isinstance(decision, Count):
                     decision = decisions[name] = self._count(writer, name, decision, entries)
@@ -315,22 +310,3 @@ class _Merger:
 
 def _layout(entries: dict[str, TensorEntry]) -> set[tuple[str, str, tuple[int, ...]]]:
     return {(name, entry.dtype, entry.shape) for name, entry in entries.items()}
-
-
-def ahead(
-    pool: ThreadPoolExecutor, function: Callable[[Input], Output], items: Iterable[Input], limit: int
-) -> Iterator[Output]:
-    """`map(function, items)` on the pool, in order, never more than `limit` items begun and not yet handed
-    out.
-    """
-    begun: deque[Future[Output]] = deque()
-    try:
-        for item in items:
-            begun.append(pool.submit(function, item))
-            if len(begun) >= limit:
-                yield begun.popleft().result()
-        while begun:
-            yield begun.popleft().result()
-    finally:
-        for future in begun:
-            future.cancel()

@@ -5,9 +5,8 @@
  *   split_delta(data, base, width, rotated, planes)   elements and their base -> byte planes of the grouped differences
  *   join_delta(planes, base, width, rotated, data)    its inverse
  *
- * `planes` is a tuple of `width` buffers of n bytes, least significant byte first; `data` and `base` hold n little-endian
- * elements. The caller (transform.py) has checked nothing: lengths are checked here. The GIL is released while computing.
- * numpy twins in transform.py give the same bytes.
+ * `planes`: a tuple of `width` buffers of n bytes, least significant byte first; `data` and `base`: n little-endian elements.
+ * Lengths are checked here, the GIL is released while computing, and numpy twins in transform.py give the same bytes.
  */
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
@@ -19,16 +18,12 @@
 #endif
 
 #define MAX_WIDTH 8
-#define LANES 4
+#define LANES 4 /* quarters of a chunk, counted apart: one chain of counters waits for its own stores */
 
 static inline uint64_t rotl(uint64_t x, int bits) {
-    uint64_t mask = bits == 64 ? ~(uint64_t)0 : ((uint64_t)1 << bits) - 1;
-    return ((x << 1) | (x >> (bits - 1))) & mask;
+    return ((x << 1) | (x >> (bits - 1))) & (~(uint64_t)0 >> (64 - bits));
 }
-
-static inline uint64_t rotr(uint64_t x, int bits) {
-    return (x >> 1) | ((x & 1) << (bits - 1));
-}
+static inline uint64_t rotr(uint64_t x, int bits) { return (x >> 1) | ((x & 1) << (bits - 1)); }
 
 /* T is the unsigned element, W its width in bytes: constants, so that the compiler unrolls and vectorises each case. */
 #define DEFINE(T, W)                                                                                                   \
@@ -172,7 +167,6 @@ METHOD(split_plain, "OipO", 1, &data, &width, &rotated, &planes)
 METHOD(join_plain, "OipO", 0, &planes, &width, &rotated, &data)
 METHOD(split_delta, "OOipO", 1, &data, &base, &width, &rotated, &planes)
 METHOD(join_delta, "OOipO", 0, &planes, &base, &width, &rotated, &data)
-
 /* Has the allocator keep freed memory. Its default gives chunk-sized buffers back to the system each time, and to be handed
  * fresh pages for the next costs more than the transforms do. */
 static PyObject *keep_memory(PyObject *self, PyObject *args) {
@@ -191,7 +185,6 @@ static PyMethodDef methods[] = {
     {"keep_memory", keep_memory, METH_NOARGS, "keep_memory()"},
     {NULL, NULL, 0, NULL},
 };
-
 static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_transform", NULL, 0, methods, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__transform(void) {

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load, save
 
-from git_gru.git import merging
 from git_gru.git.merging import Counts, ModelConflict, ModelMerge, Rules, merge_models
 from git_gru.store.chunks import CHUNK_BYTES
 from git_gru.store.ingest import ingest
@@ -247,20 +246,3 @@ def test_a_strategy_for_whole_tensors_is_given_them_whole(models: Models) -> Non
     assert seen == [count]
     assert not models.arrays(merged)["w"].any()
     assert len(merged.manifest.tensors["w"].chunks) == 2
-
-
-def test_work_ahead_is_bounded_and_in_order() -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    begun: list[int] = []
-
-    def items() -> Iterator[int]:
-        for index in range(20):
-            begun.append(index)
-            yield index
-
-    with ThreadPoolExecutor(2) as pool:
-        results = merging.ahead(pool, lambda x: x * x, items(), 4)
-        assert next(results) == 0
-        assert len(begun) == 4
-        assert list(results) == [x * x for x in range(1, 20)]
