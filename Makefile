@@ -18,8 +18,9 @@ test: .venv/ready
 	$(BIN)/pytest -n $${PYTEST_WORKERS:-4}
 
 demo: .venv/ready
-	[ "$(DEMO)" != demo-repository ] || rm -rf demo-repository
-	$(BIN)/git-gru demo "$(DEMO)"
+	@folder="$(DEMO)"; n=2; \
+	while [ "$(DEMO)" = demo-repository ] && [ -e "$$folder" ]; do folder="demo-repository-$$n"; n=$$((n + 1)); done; \
+	$(BIN)/git-gru demo "$$folder"
 
 bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check zipnn z4ai
@@ -30,4 +31,4 @@ fmt: .venv/ready
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv build *.egg-info demo-repository
+	rm -rf .venv build *.egg-info

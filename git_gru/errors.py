@@ -9,7 +9,7 @@ Exit codes (docs/exit-codes.md):
 | code | meaning |
 | --- | --- |
 | 0 | done |
-| 1 | the command ran, and its answer is "no": conflicts, differences asked for by exit code |
+| 1 | the command ran, and its answer is "no": conflicts, a pattern that was not there |
 | 2 | wrong usage: unknown option, missing argument |
 | 3 | a bug in git-gru: a log file holds the traceback |
 | 4 | the input or the repository does not allow it: not a repository, bad recipe, dirty worktree |

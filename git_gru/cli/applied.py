@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from git_gru.cli.render import emit_json, human_number, line, table
+from git_gru.cli.render import emit_json, human_number, line, plural, table
 from git_gru.errors import GruError
 from git_gru.git.repository import Repository
 from git_gru.git.reverting import Applied, ModelEffect, Verb, apply_commit, expand
@@ -52,10 +52,10 @@ def _row(verb: Verb, model: ModelEffect) -> tuple[str, str, str]:
     parts = [f"{model.exact} exact"] if model.exact else []
     if model.mixed:
         seen = model.exactness
-        kept = f"{seen.kept} of {seen.elements} elements"
-        parts.append(
-            f"{model.mixed} keep other changes ({kept}; {seen.rounded} rounded, error norm {human_number(seen.error_norm)})"
-        )
+        kept = f"{seen.kept} of {plural(seen.elements, 'element')}"
+        keep = "keeps" if model.mixed == 1 else "keep"
+        error = f"{seen.rounded} rounded, error norm {human_number(seen.error_norm)}"
+        parts.append(f"{model.mixed} {keep} other changes ({kept}; {error})")
     if model.other:
         parts.append(f"{model.other} counted or merged otherwise")
     return model.path, str(total), f"approximate: {', '.join(parts)}"

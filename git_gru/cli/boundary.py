@@ -36,6 +36,9 @@ _REFUSALS = {
     errno.EIO: ("the disk reports an input/output error", "Check the disk and the system's log."),
 }
 
+_CONTROLS = {chr(code): f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+_CONTROLS |= {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
 _SQLITE = ("disk is full", "readonly database", "disk I/O error", "unable to open database")
 
 
@@ -64,19 +67,24 @@ def tell(error: Exception, environ: Mapping[str, str], *, name: str = "git gru",
         return BUG
     say(str(expected), name=name, about=about)
     if expected.hint:
-        print(f"hint: {expected.hint}", file=sys.stderr, flush=True)
+        print(printable(f"hint: {expected.hint}", keep="\n"), file=sys.stderr, flush=True)
     return expected.exit_code
 
 
 def say(text: str, *, name: str = "git gru", about: str = "") -> None:
-    """One sentence on stderr."""
+    """One sentence (or a few lines) on stderr."""
     prefix = f"{name}: {about}: " if about and not text.startswith(about) else f"{name}: "
-    print(printable(prefix + text), file=sys.stderr, flush=True)
+    print(printable(prefix + text, keep="\n"), file=sys.stderr, flush=True)
 
 
-def printable(text: str) -> str:
-    """`text` with bytes that were not UTF-8 (surrogates, in file names) shown as escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+def printable(text: str, *, keep: str = "") -> str:
+    r"""`text` with visible escapes such as `\x1b` for what a terminal would obey or could not show.
+
+    These are control characters (C0, DEL, C1; those in `keep` stay) and bytes that were not UTF-8 (surrogates, in file
+    names). All that is printed comes through here: tensor names, metadata and messages may be a stranger's.
+    """
+    shown = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(_CONTROLS.get(c, c) if c not in keep else c for c in shown)
 
 
 def machine_error(error: BaseException) -> MachineError | None:

@@ -23,5 +23,5 @@ def command(commits: tuple[str, ...], mainline: int | None, as_json: bool) -> in
     JSON: {"commits": [{source, commit, subject, notes: [text], models: [{path, is_exact,
       exact_tensors, mixed_tensors, other_tensors, elements, elements_kept, elements_rounded,
       error_norm}]}]}
-    """  # noqa: D301
+    """
     return apply_all("cherry-pick", commits, mainline, as_json)

@@ -3,8 +3,6 @@
 import click
 from click.shell_completion import get_completion_class
 
-from git_gru.cli.render import line
-
 # Git's own completion asks a function named after the sub-command; it hands the words to git-gru's.
 _AFTER_GIT = {
     "bash": """
@@ -28,4 +26,4 @@ def command(shell: str) -> None:
     found = get_completion_class(shell)
     assert found is not None  # the choice above lists what click has
     script = found(cli, {}, "git-gru", COMPLETION_VARIABLE)
-    line(script.source_template % script.source_vars() + _AFTER_GIT.get(shell, ""))
+    click.echo(script.source_template % script.source_vars() + _AFTER_GIT.get(shell, ""))

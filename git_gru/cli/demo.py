@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from git_gru.cli.render import human_size, line, table
+from git_gru.cli.render import human_size, line, plural, table
 from git_gru.errors import MachineError
 from git_gru.git.repository import Repository
 from git_gru.git.run import LOCAL_VARIABLES, child_environment
@@ -125,7 +125,7 @@ class Demo:
         rows = [
             (name, human_size(size), f"{size / before.raw:.3f}")
             for name, size in (
-                (f"{before.versions} versions as files", before.raw),
+                (f"{plural(before.versions, 'version')} as files", before.raw),
                 ("kept as committed", before.kept),
                 ("kept after git gru repack", after.kept),
             )
@@ -159,7 +159,7 @@ class Demo:
     def _losses(self, text: str) -> dict[str, float]:
         """Runs `git gru eval …`, shows its table, and returns the losses in it."""
         shown = self._call(text, captured=True)
-        line(shown.rstrip())
+        click.echo(shown.rstrip())
         header, *rows = (row.split() for row in shown.splitlines())
         column = header.index("val_loss")
         return {row[0]: float(row[column]) for row in rows}

@@ -26,7 +26,7 @@ def command(words: tuple[str, ...], staged: bool, stat: bool, gates: bool, as_js
     A..B: these commits; A...B: B with where it left A. Only tensors that differ are read.
 
     \b
-    ‖Δ‖       Euclidean norm of the difference
+    ‖Δ‖       Euclidean norm of the difference; a model's is over its float tensors
     relative  ‖Δ‖ / ‖old‖
     cosine    of the angle between old and new
     max |Δ|   largest change of one element
@@ -42,7 +42,7 @@ def command(words: tuple[str, ...], staged: bool, stat: bool, gates: bool, as_js
     measures: null where a tensor is not on both sides in one shape (or with --stat), else elements,
       changed, changed_share, delta_norm, relative, cosine, max_abs, old_norm, new_norm, old_nan,
       old_inf, new_nan, new_inf
-    """  # noqa: D301
+    """
     found = pairs(Repository.find(), words, staged=staged, folder=Path.cwd())
     diffs = [compare(pair, measure=not stat, gates=gates) for pair in found]
     if as_json:

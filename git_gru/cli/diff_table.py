@@ -3,7 +3,8 @@
 import math
 from typing import Any
 
-from git_gru.cli.render import human_number, human_shape, human_size, line, table
+from git_gru.cli.render import human_number, human_shape, human_size, line, plural, table
+from git_gru.formats.dtypes import DTYPES
 from git_gru.git.comparing import ModelDiff, TensorRow
 from git_gru.tensors.diff import Measures
 
@@ -30,7 +31,7 @@ def stat_cells(diff: ModelDiff) -> tuple[str, str, str]:
 
 
 def heading(diff: ModelDiff) -> str:
-    """One line: the model and what happened to it."""
+    """One line: the model and what happened to it. Its ‖Δ‖ is over the float tensors that changed."""
     return f"{_name(diff)}: {_summary(diff)}"
 
 
@@ -68,15 +69,16 @@ def _summary(diff: ModelDiff) -> str:
     if whole is None or status == "renamed":
         return "same bytes under another path"
     if status != "changed":
-        kind = "not safetensors" if whole.is_raw else _tensors(len(whole.tensors))
+        kind = "not safetensors" if whole.is_raw else plural(len(whole.tensors), "tensor")
         return f"{status}, {kind}, {human_size(whole.size)}"
     if diff.raw:
         return "changed, not safetensors on both sides: no tensors to compare"
     total = len(diff.new.tensors) if diff.new else 0
     counts = {status: sum(row.status == status for row in diff.rows) for status in _WORDS}
     parts = [f"{count} {_WORDS[status]}" for status, count in counts.items() if count]
-    text = f"{', '.join(parts) or 'none changed'} of {_tensors(total)}"
-    norms = [row.diff.total.delta_norm for row in diff.rows if row.diff and row.diff.total.numeric]
+    text = f"{', '.join(parts) or 'none changed'} of {plural(total, 'tensor')}"
+    # a counter such as num_batches_tracked moves by thousands and would drown the weights
+    norms = [row.diff.total.delta_norm for row in diff.rows if row.diff and _is_float(row)]
     return f"{text}, ‖Δ‖ {human_number(math.hypot(*norms))}" if norms else text
 
 
@@ -89,8 +91,9 @@ _WORDS = {
 }
 
 
-def _tensors(count: int) -> str:
-    return f"{count} tensor{'' if count == 1 else 's'}"
+def _is_float(row: TensorRow) -> bool:
+    dtype = DTYPES.get(row.new.dtype) if row.new else None
+    return dtype is not None and dtype.kind == "float" and row.diff is not None and row.diff.total.numeric
 
 
 def _changed_bytes(diff: ModelDiff) -> int:

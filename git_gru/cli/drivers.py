@@ -53,9 +53,9 @@ def merge_sentences(path: str, merged: ModelMerge, rules: Rules) -> list[str]:
         keys = ", ".join(merged.disputed)
         sentences.append(f"{path}: __metadata__ differs on both sides in {keys}; ours was kept")
     if merged.tally.overflowed:
-        sentences.append(
-            f"{path}: warning: {merged.tally.overflowed} elements became NaN or Inf though all sides are finite"
-        )
+        count = merged.tally.overflowed
+        elements = "1 element" if count == 1 else f"{count} elements"
+        sentences.append(f"{path}: warning: {elements} became NaN or Inf though all sides are finite")
     return [*sentences, f"{path}: {counts_text(merged.counts, rules)}"]
 
 

@@ -29,7 +29,7 @@ from git_gru.train.recipe import DEFAULT_PATH
 )
 @json_option
 def command(names: tuple[str, ...], recipe_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    r"""Evaluate the models of commits (default HEAD) on the validation data of their own commit's recipe.
+    """Evaluate the models of commits (default HEAD) on the validation data of their own commit's recipe.
 
     \b
     --json: {"evaluations": [{"name", "commit", "path", "samples",

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from git_gru.cli.render import emit_json, human_number, human_size, json_option, line, table
+from git_gru.git.changes import PathChange
 from git_gru.git.inspect import LogEntry, model_log
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
@@ -33,14 +34,14 @@ class _PathsBehindDashes(click.Command):
 @json_option
 @click.pass_context
 def command(ctx: click.Context, rev: str, max_count: int | None, as_json: bool) -> None:
-    r"""List the commits reachable from REV (default HEAD; A..B works) that touch models, newest first.
+    """List the commits reachable from REV (default HEAD; A..B works) that touch models, newest first.
 
     new: raw bytes of the chunks that the commit's parents do not have, and the bytes that these take in the store.
     Metrics come from the trailers Gru-Metric-NAME of the commit's message.
 
     \b
     --json: [{"commit", "parents": [..], "time", "author", "subject", "metrics": {..}, "trailers": {..},
-              "models": [{"path", "change": "added" | "changed" | "deleted"}], "new_raw", "new_stored"}]
+              "models": [{"path", "change": "added" | "changed" | "deleted" | "unreadable manifest"}], "new_raw", "new_stored"}]
     """
     repo = Repository.find()
     if ".." not in rev:
@@ -62,10 +63,16 @@ def _pathspec(repo: Repository, path: str) -> str:
 
 def _models(entry: LogEntry) -> dict[str, str]:
     """Path → what happened to the model there."""
-    return {
-        touched.path: "added" if touched.before is None else "deleted" if touched.after is None else "changed"
-        for touched in entry.change.paths
-    }
+    return {touched.path: _what(touched) for touched in entry.change.paths}
+
+
+def _what(touched: PathChange) -> str:
+    was_unreadable, is_unreadable = touched.unreadable
+    if is_unreadable:
+        return "unreadable manifest"
+    if touched.before is None and not was_unreadable:
+        return "added"
+    return "deleted" if touched.after is None else "changed"
 
 
 def _json(entry: LogEntry) -> dict[str, object]:

@@ -15,7 +15,7 @@ from git_gru.store.store import Store
 @click.option("--tensors", is_flag=True, help="List each model's tensors as well.")
 @json_option
 def command(rev: str, tensors: bool, as_json: bool) -> None:
-    r"""List the models in the commit REV (default HEAD): raw bytes as in the file, stored bytes as kept.
+    """List the models in the commit REV (default HEAD): raw bytes as in the file, stored bytes as kept.
 
     What several models share is counted once in the total.
 

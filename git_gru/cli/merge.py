@@ -60,7 +60,7 @@ def command(
     JSON: {outcome (merged, fast-forward, up-to-date, staged, conflict), commit, base, branches,
       strategy, weights, conflicts: [path], notes: [text], models: [{path, whole, unchanged,
       taken: [per side], combined, averaged, counted, deleted, conflicts}]}
-    """  # noqa: D301
+    """
     repo = Repository.find()
     rules = _rules(repo, branches, weight, weights, strategy)
     result = merge_into_head(

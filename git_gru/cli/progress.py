@@ -4,6 +4,8 @@ import sys
 from types import TracebackType
 from typing import Self
 
+from git_gru.cli.boundary import printable
+from git_gru.cli.render import plural
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
 
@@ -39,7 +41,7 @@ class RunProgress:
 
     def started(self, record: RunRecord) -> None:
         """Says what runs and where its commits go."""
-        workers = "1 worker" if record.nproc == 1 else f"{record.nproc} workers"
+        workers = plural(record.nproc, "worker")
         start = "goes on from the commit's model" if record.parent_model else "starts from new weights"
         self._say(
             f"run {record.id}: from {record.source[:10]}, {workers}, {start}, commits go to {record.branch}"
@@ -69,4 +71,4 @@ class RunProgress:
         self._say("stopping after this step, with a last commit (Ctrl-C again to end at once)")
 
     def _say(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(printable(text, keep="\n"), markup=False)

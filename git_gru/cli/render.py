@@ -13,14 +13,14 @@ import click
 
 from git_gru.cli.boundary import printable
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (the keys are listed below).")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON (its keys are listed above).")
 """The option that every verb has that prints data; the verb's help documents the keys."""
 
 _WIDE = 1_000  # columns, where there is no terminal to fit
 
 
 def line(text: str = "") -> None:
-    """One line on stdout."""
+    """One line on stdout; control characters in it, line breaks included, are shown as escapes."""
     click.echo(printable(text))
 
 
@@ -30,7 +30,10 @@ def emit_json(value: object) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Iterable[str] = ()) -> None:
-    """A table on stdout without rules; the columns named in `right` are aligned to the right."""
+    """A table on stdout without rules; the columns named in `right` are aligned to the right.
+
+    Control characters in the cells are shown as escapes, so that a row stays one.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -39,7 +42,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Itera
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     aligned = frozenset(right)
     for column in columns:
-        shown.add_column(column, justify="right" if column in aligned else "left", overflow="fold")
+        shown.add_column(printable(column), justify="right" if column in aligned else "left", overflow="fold")
     for row in rows:
         shown.add_row(*(Text(printable(cell)) for cell in row))
     with console.capture() as capture:
@@ -56,6 +59,11 @@ def human_size(count: int) -> str:
             break
         value /= 1000
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
+
+
+def plural(count: int, noun: str) -> str:
+    """A count with its noun: `1 model`, `2 models`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def human_shape(shape: Sequence[int]) -> str:

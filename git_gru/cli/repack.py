@@ -4,16 +4,20 @@ import sys
 
 import click
 
-from git_gru.cli.render import emit_json, human_size, json_option, line
+from git_gru.cli.render import emit_json, human_size, json_option, line, plural
 from git_gru.git.history import model_history
 from git_gru.git.repository import Repository
 from git_gru.store.columns import DEPTH, WINDOW
-from git_gru.store.repack import repack
+from git_gru.store.repack import DEEPEST, repack
 
 
 @click.command("repack", short_help="Make the store smaller: older versions become deltas.")
 @click.option(
-    "--depth", type=click.IntRange(min=0), default=DEPTH, show_default=True, help="Most deltas in a chain."
+    "--depth",
+    type=click.IntRange(0, DEEPEST),
+    default=DEPTH,
+    show_default=True,
+    help="Most deltas in a chain.",
 )
 @click.option(
     "--window",
@@ -24,7 +28,7 @@ from git_gru.store.repack import repack
 )
 @json_option
 def command(depth: int, window: int, as_json: bool) -> None:
-    r"""Make the store smaller: versions that are neither checked out nor at a branch's tip become deltas.
+    """Make the store smaller: versions that are neither checked out nor at a branch's tip become deltas.
 
     Their newer neighbours are the bases, so the newest versions stay the fastest to restore. Manifests and commits do not
     change. Safe to interrupt, and to run beside other git commands.
@@ -54,7 +58,8 @@ def command(depth: int, window: int, as_json: bool) -> None:
         )
         emit_json({name: getattr(report, name) for name in names})
         return
-    line(f"{report.models} models in {report.chunks} chunks, {report.rewritten} of them encoded anew")
+    kept = f"{plural(report.models, 'model')} in {plural(report.chunks, 'chunk')}"
+    line(f"{kept}, {report.rewritten} of them encoded anew")
     line(f"store: {human_size(report.bytes_before)} before, {human_size(report.bytes_after)} now")
 
 

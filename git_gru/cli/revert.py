@@ -25,5 +25,5 @@ def command(commits: tuple[str, ...], mainline: int | None, as_json: bool) -> in
     JSON: {"commits": [{source, commit, subject, notes: [text], models: [{path, is_exact,
       exact_tensors, mixed_tensors, other_tensors, elements, elements_kept, elements_rounded,
       error_norm}]}]}
-    """  # noqa: D301
+    """
     return apply_all("revert", commits, mainline, as_json)

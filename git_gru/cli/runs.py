@@ -4,24 +4,29 @@ import time
 
 import click
 
-from git_gru.cli.render import emit_json, json_option, line, table
+from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run, read_record, run_ids
 from git_gru.runs.record import RunRecord
 
 
 @click.group("runs", short_help="List training runs.", invoke_without_command=True)
+@json_option
 @click.pass_context
-def command(context: click.Context) -> None:
-    """List the training runs of this repository, or show one (refs/gru/runs/<id>/record)."""
+def command(context: click.Context, as_json: bool) -> None:
+    """List the training runs of this repository, or show one (refs/gru/runs/<id>/record).
+
+    \b
+    --json: as `git gru runs list --json`
+    """
     if context.invoked_subcommand is None:
-        context.invoke(list_runs)
+        context.invoke(list_runs, as_json=as_json)
 
 
 @command.command("list")
 @json_option
 def list_runs(as_json: bool) -> None:
-    r"""List all runs, oldest first.
+    """List all runs, oldest first.
 
     \b
     --json: {"runs": [the same keys as `git gru runs show --json`]}
@@ -52,7 +57,7 @@ def list_runs(as_json: bool) -> None:
 @click.argument("run", metavar="ID")
 @json_option
 def show_run(run: str, as_json: bool) -> None:
-    r"""Show the run ID (its beginning is enough).
+    """Show the run ID (its beginning is enough).
 
     \b
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
@@ -73,7 +78,7 @@ def _show(record: RunRecord) -> None:
     seconds = f", {record.ended - record.started:.0f} s" if record.ended else ""
     line(f"run      {record.id}")
     line(f"state    {record.state}, step {record.step} of {record.steps}")
-    line(f"started  {started}{seconds}, on {record.host} with {record.nproc} workers")
+    line(f"started  {started}{seconds}, on {record.host} with {plural(record.nproc, 'worker')}")
     line(f"source   {record.source[:10]}{' (a snapshot of the worktree)' if record.dirty else ''}")
     line(f"recipe   {record.recipe_path}{''.join(f', {override}' for override in record.overrides)}")
     line(f"branch   {record.branch}")
@@ -81,7 +86,10 @@ def _show(record: RunRecord) -> None:
         line(f"speed    {record.tokens_per_s:,.0f} tokens/s")
     if record.failure:
         who = "" if record.failure.rank is None else f"worker {record.failure.rank}: "
-        line(f"failure  {who}{record.failure.message}")
+        first, *rest = record.failure.message.splitlines() or [""]
+        line(f"failure  {who}{first}")
+        for more in rest:
+            line(f"         {more}")
         if record.failure.log:
             line(f"log      {record.failure.log}")
     if not record.checkpoints:

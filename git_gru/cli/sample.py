@@ -23,7 +23,7 @@ from git_gru.train.plan import require_torch
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @json_option
 def command(name: str, prompt: str, length: int, temperature: float, seed: int, as_json: bool) -> None:
-    r"""Let the language model of a commit (default HEAD) write text. The same seed gives the same text.
+    """Let the language model of a commit (default HEAD) write text. The same seed gives the same text.
 
     \b
     --json: {"name", "prompt", "text"}

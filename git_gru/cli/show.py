@@ -15,7 +15,7 @@ from git_gru.tensors.summary import Summary, TensorSummary
 @click.argument("name", metavar="REV:PATH[#TENSOR]")
 @json_option
 def command(name: str, as_json: bool) -> None:
-    r"""Show the model REV:PATH (metadata, tensors, sizes) or one of its tensors (shape, chunks, statistics).
+    """Show the model REV:PATH (metadata, tensors, sizes) or one of its tensors (shape, chunks, statistics).
 
     An empty REV is the index. Statistics are over finite values, in float64.
 
@@ -66,7 +66,8 @@ def _model(store: Store, name: ModelName, manifest: Manifest, *, as_json: bool) 
     line(f"digest  {manifest.digest}")
     line(f"size    {human_size(manifest.size)}, stored in {human_size(whole.stored)}")
     if whole.missing:
-        line(f"missing {whole.missing} of its chunks are not in the store")
+        are = "is" if whole.missing == 1 else "are"
+        line(f"missing {whole.missing} of its chunks {are} not in the store")
     for key, value in sorted(metadata.items()):
         line(f"  {key}: {value}")
     if manifest.is_raw:

@@ -12,7 +12,7 @@ from git_gru.git.states import State, model_states
 @click.command("status", short_help="Show what is tracked and the state of each model.")
 @json_option
 def command(as_json: bool) -> None:
-    r"""Show whether git-gru is installed here, which patterns are tracked, and the state of each model.
+    """Show whether git-gru is installed here, which patterns are tracked, and the state of each model.
 
     States: new, staged, modified, deleted, conflict, clean as in Git; manifest only: the weights are not in the worktree;
     raw: kept, but not readable as safetensors; plain: tracked, yet in Git as a plain file.
@@ -65,6 +65,8 @@ def command(as_json: bool) -> None:
         ]
         table(("model", "state", "size", "tensors"), rows, right=("size", "tensors"))
     if installed and any(State.MANIFEST_ONLY in m.states for m in models):
-        line("\nfor weights in place of a manifest: rm PATH && git checkout -- PATH")
+        line()
+        line("for weights in place of a manifest: rm PATH && git checkout -- PATH")
     if any(State.PLAIN in m.states for m in models):
-        line("\nto turn plain files into models: git add --renormalize .")
+        line()
+        line("to turn plain files into models: git add --renormalize .")

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from git_gru.cli.install import hook_lines
-from git_gru.cli.render import line
+from git_gru.cli.render import line, plural
 from git_gru.git import install
 from git_gru.git.attributes import track, tracked_files
 from git_gru.git.repository import Repository
@@ -46,7 +46,7 @@ def _concerned(repo: Repository, folder: Path) -> None:
     if not files:
         line("no file matches yet")
         return
-    line(f"{len(files)} file{'s' if len(files) > 1 else ''} concerned:")
+    line(f"{plural(len(files), 'file')} concerned:")
     for path in files[:_SHOWN]:
         line(f"  {path}")
     if len(files) > _SHOWN:

@@ -40,7 +40,7 @@ def command(
     commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None, allow_dirty: bool,
     overrides: tuple[str, ...], as_json: bool,
 ) -> int:  # fmt: skip
-    r"""Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
+    """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
     The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
     training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from git_gru.cli.render import line
+from git_gru.cli.render import line, plural
 from git_gru.git.attributes import tracked_files, tracked_patterns, untrack
 from git_gru.git.repository import Repository
 
@@ -21,7 +21,7 @@ def command(patterns: tuple[str, ...]) -> int:
     repo.require_worktree()
     folder = Path.cwd()
     before = set(tracked_files(repo, folder))
-    removed, missing = untrack(folder, patterns)
+    removed, missing = untrack(folder, patterns, repo=repo)
     for pattern in removed:
         line(f"no longer tracked: {pattern}")
     for pattern in missing:
@@ -30,6 +30,8 @@ def command(patterns: tuple[str, ...]) -> int:
         for found in elsewhere:
             line(f"  {found.pattern} is tracked in {found.file}, line {found.line}: go to that folder")
     if changed := sorted(before - set(tracked_files(repo, folder))):
-        line(f"{len(changed)} file{'s' if len(changed) > 1 else ''} in Git are models still; as plain files:")
+        line(
+            f"{plural(len(changed), 'file')} in Git {'is a model' if len(changed) == 1 else 'are models'} still; as plain files:"
+        )
         line("  git add --renormalize .")
     return 1 if missing else 0

@@ -129,10 +129,13 @@ def track(folder: Path, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
     return added, [pattern for pattern in wanted if pattern in present]
 
 
-def untrack(folder: Path, patterns: Iterable[str]) -> tuple[list[str], list[str]]:
+def untrack(
+    folder: Path, patterns: Iterable[str], *, repo: Repository | None = None
+) -> tuple[list[str], list[str]]:
     """Takes `patterns` out of `folder/.gitattributes`; returns those removed and those that were not there.
 
-    Attributes of the line that are not git-gru's own stay; a file left empty is deleted.
+    Attributes of the line that are not git-gru's own stay. A file left empty is deleted, unless it is in the index of
+    `repo`: the next `git add --renormalize .` could not find it.
     """
     file = folder / ".gitattributes"
     wanted = list(dict.fromkeys(patterns))
@@ -147,14 +150,22 @@ def untrack(folder: Path, patterns: Iterable[str]) -> tuple[list[str], list[str]
         rest = [attribute for attribute in parts[1] if attribute not in ATTRIBUTES.split()]
         if rest:
             kept.append(f"{quote_pattern(parts[0])} {' '.join(rest)}\n")
-    if removed:
+    if removed and (kept or _in_index(repo, folder, file.name)):
         _write(file, kept)
+    elif removed:
+        file.unlink()
     return list(dict.fromkeys(removed)), [pattern for pattern in wanted if pattern not in removed]
 
 
 def paths(listed: bytes) -> list[str]:
     """The paths in git's `-z` output."""
     return [_decode(name) for name in listed.split(b"\0") if name]
+
+
+def _in_index(repo: Repository | None, folder: Path, name: str) -> bool:
+    if repo is None:
+        return False
+    return repo.completed("ls-files", "--error-unmatch", "--", name, cwd=folder).returncode == 0
 
 
 def _lines(file: Path) -> list[str]:
@@ -166,9 +177,6 @@ def _lines(file: Path) -> list[str]:
 
 
 def _write(file: Path, lines: Sequence[str]) -> None:
-    if not lines:
-        file.unlink()
-        return
     with file.open("w", encoding="utf-8", errors="surrogateescape", newline="") as text:
         text.writelines(lines)
 

@@ -1,7 +1,8 @@
 """What commits did to models, read from `git log`.
 
 A *change* is a commit with the model paths whose manifest it changed against its first parent. Blobs that are no
-manifests are looked at once each and left out.
+manifests are looked at once each and left out. A manifest that cannot be read (hand-edited, merged as text by a host) is
+part of history for good: it is told of as `unreadable`, never an error.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,11 +19,15 @@ _FORMAT = "--format=%x02%H%x02%P%x02%at%x02%an%x02%B"
 
 @dataclass(frozen=True, kw_only=True)
 class PathChange:
-    """One path of a change. `before` is None for a model that is new there, `after` for one that is gone."""
+    """One path of a change. `before` is None for a model that is new there, `after` for one that is gone.
+
+    Both are None as well for a manifest that cannot be read; `unreadable` says so of each.
+    """
 
     path: str
     before: Manifest | None
     after: Manifest | None
+    unreadable: tuple[bool, bool] = (False, False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +64,11 @@ def changes(
     paths: Sequence[str] = (),
     reader: ModelReader | None = None,
 ) -> Iterator[Change]:
-    """The changes reachable from `revisions` (arguments of git log), newest first; of `paths` only, if there are any."""
-    reader = reader or ModelReader(repo)
+    """The changes reachable from `revisions` (arguments of git log), newest first; of `paths` only, if there are any.
+
+    `reader` must be one that skips what is unreadable.
+    """
+    reader = reader or ModelReader(repo, skip_unreadable=True)
     listed = repo.git(
         "log", "-z", "--raw", "--no-abbrev", "--no-renames", "--root", "--topo-order", "--diff-merges=first-parent",
         "--no-show-signature", "--no-notes", "--no-color", _FORMAT, *revisions, "--", *paths,
@@ -75,9 +83,11 @@ def changes(
             fields, touched = token.split(_FIELD, 5)[1:], []
         elif token.lstrip("\n").startswith(":"):
             path = next(tokens)
-            before, after = (_manifest(reader, blob, path) for blob in token.split()[2:4])
-            if before is not None or after is not None:
-                touched.append(PathChange(path=path, before=before, after=after))
+            blobs = token.split()[2:4]
+            before, after = (_manifest(reader, blob, path) for blob in blobs)
+            unreadable = (blobs[0] in reader.unreadable, blobs[1] in reader.unreadable)
+            if before is not None or after is not None or any(unreadable):
+                touched.append(PathChange(path=path, before=before, after=after, unreadable=unreadable))
     if fields is not None and touched:
         yield _change(fields, touched)
 

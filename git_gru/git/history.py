@@ -1,7 +1,7 @@
 """The history of each model path over all refs: what `repack` chooses deltas by.
 
 A *lineage* is one path's versions, newest first, each once. Versions at HEAD (of every worktree) and at branch tips are to
-*stay plain*: they are what is checked out and cloned.
+*stay plain*: they are what is checked out and cloned. Versions whose manifest cannot be read are left out.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class History:
 
 def model_history(repo: Repository) -> History:
     """The history over HEAD and all refs (branches, tags, runs, the stash); empty before the first commit."""
-    reader = ModelReader(repo)
+    reader = ModelReader(repo, skip_unreadable=True)
     tips = _tips(repo)
     if not tips and not repo.git("rev-list", "--all", "--max-count=1"):
         return History(lineages={}, keep_plain=frozenset())

@@ -120,7 +120,7 @@ def find_tensor(manifest: Manifest, name: str, where: str) -> TensorEntry:
 
 def model_log(repo: Repository, revisions: Sequence[str], paths: Sequence[str]) -> Iterator[LogEntry]:
     """The changes reachable from `revisions`, newest first, with the sizes of what each brought."""
-    reader = ModelReader(repo)
+    reader = ModelReader(repo, skip_unreadable=True)
     store = repo.store()
     for change in changes(repo, revisions, paths=paths, reader=reader):
         brought = joined(touched.after for touched in change.paths if touched.after is not None)

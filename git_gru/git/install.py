@@ -104,7 +104,10 @@ def install(repo: Repository | None, scope: Scope, program: str) -> Installation
 
 
 def uninstall(repo: Repository | None, scope: Scope) -> Installation:
-    """Takes the settings out of `scope` and, when there is a repository, restores the hooks that stood there before."""
+    """Takes the settings out of `scope` and, when there is a repository, restores the hooks that stood there before.
+
+    The hooks stay where another scope than the local one was left and other settings go on telling Git about git-gru.
+    """
     where = _where(repo, scope)
     changed = []
     for key in settings(""):
@@ -112,7 +115,8 @@ def uninstall(repo: Repository | None, scope: Scope) -> Installation:
         if value is not None and _ours(key, value):
             _git(repo, "config", where, "--unset-all", key)
             changed.append(key)
-    done = hooks.uninstall(repo) if repo is not None else ()
+    needless = repo is not None and (scope is Scope.LOCAL or not is_installed(repo))
+    done = hooks.uninstall(repo) if repo is not None and needless else ()
     return Installation(scope=scope, program="", changed=tuple(changed), hooks=done)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from git_gru.errors import InputError
 from git_gru.git.attributes import tracked_patterns
 from git_gru.git.repository import Repository
-from git_gru.store.manifest import Manifest, is_manifest, parse_manifest
+from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
 
 __all__ = [
     "ModelName",
@@ -97,8 +97,12 @@ def resolve_commit(repo: Repository, rev: str) -> str:
 
 
 def models_at(repo: Repository, rev: str) -> dict[str, Manifest]:
-    """All models in the commit `rev`: path → manifest, sorted by path."""
-    return ModelReader(repo).models(resolve_commit(repo, rev))
+    """All models in the commit `rev`: path → manifest, sorted by path. Raises `ManifestError`, naming the commit."""
+    commit = resolve_commit(repo, rev)
+    try:
+        return ModelReader(repo).models(commit)
+    except ManifestError as error:
+        raise ManifestError(f"in commit {commit[:10]}: {error}", hint=error.hint) from error
 
 
 def index_models(repo: Repository) -> dict[str, Manifest]:
@@ -149,9 +153,15 @@ def find_model(repo: Repository, name: ModelName) -> tuple[ModelName, Manifest]:
 
 
 class ModelReader:
-    """Reads manifests out of one repository's objects, each tree and blob once: walking a history costs what changed."""
+    """Reads manifests out of one repository's objects, each tree and blob once: walking a history costs what changed.
 
-    def __init__(self, repo: Repository) -> None:
+    A blob that starts as a manifest and cannot be read as one raises `ManifestError`. With `skip_unreadable` it counts as
+    no model and its id is put into `unreadable` instead: one bad version must not close a whole history.
+    """
+
+    def __init__(self, repo: Repository, *, skip_unreadable: bool = False) -> None:
+        self.unreadable: set[str] = set()
+        self._skip_unreadable = skip_unreadable
         self._objects: Any = repo.pygit2
         self._blobs: dict[str, Manifest | None] = {}
         self._trees: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -183,7 +193,15 @@ class ModelReader:
         if kind != pygit2.enums.ObjectType.BLOB or size > MANIFEST_LIMIT:
             return None
         data = self._objects.odb.read(oid)[1]
-        return parse_manifest(data, where=path) if is_manifest(data) else None
+        if not is_manifest(data):
+            return None
+        try:
+            return parse_manifest(data, where=path)
+        except ManifestError:
+            if not self._skip_unreadable:
+                raise
+            self.unreadable.add(blob)
+            return None
 
     def _tree(self, tree: Any) -> tuple[tuple[str, str], ...]:
         known = self._trees.get(str(tree.id))

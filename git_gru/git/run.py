@@ -134,7 +134,9 @@ def _verb(args: tuple[str, ...]) -> str:
 
 
 def _sentence(stderr: str) -> str:
-    """Git's own complaint: its `fatal:` and `error:` lines without the prefix, or else all it said."""
+    """Git's own complaint, its `fatal:` and `error:` lines without the prefix, after what git-gru's filter said as its
+    cause; or else all it said.
+    """
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    told = [line.partition(": ")[2] for line in lines if line.startswith(("fatal: ", "error: "))]
+    told = [line.partition(": ")[2] for line in lines if line.startswith(("git-gru: ", "fatal: ", "error: "))]
     return "; ".join(told or lines)

@@ -21,6 +21,7 @@ from git_gru.formats.safetensors import HeaderError, json_length, parse_header, 
 from git_gru.ids import Buffer, is_id
 from git_gru.store import transform
 from git_gru.store.chunks import LONGEST_CHUNK
+from git_gru.store.objects import REPAIR
 
 SAMPLE_BYTES = 1 << 15
 SAMPLE_PIECES = 16
@@ -73,11 +74,11 @@ def inspect(blob: Buffer, *, where: str) -> Encoding:
             raise ChunkDamagedError(f"{where}: the stored chunk's header is too long")
         header = parse_header(head, file_size=None, where=where)
     except HeaderError as error:
-        raise ChunkDamagedError(str(error), hint=_REPAIR) from None
+        raise ChunkDamagedError(str(error), hint=REPAIR) from None
     meta = header.metadata
     codec, base, count = meta.get("codec"), meta.get("base"), meta.get("bytes", "")
     if not (count.isascii() and count.isdigit() and len(count) < 12 and int(count) <= LONGEST_CHUNK):
-        raise ChunkDamagedError(f"{where}: the stored chunk's length {count!r} is not one", hint=_REPAIR)
+        raise ChunkDamagedError(f"{where}: the stored chunk's length {count!r} is not one", hint=REPAIR)
     nbytes, dtype = int(count), meta.get("dtype", "")
     fits = (codec == "plain" and base is None) or (codec == "delta" and is_id(base))
     width = dtype_of(dtype).coded_width if nbytes % dtype_of(dtype).coded_width == 0 else 1
@@ -86,10 +87,10 @@ def inspect(blob: Buffer, *, where: str) -> Encoding:
     for b in range(width):
         info = planes.pop(f"plane{b}.zst", None) or planes.pop(f"plane{b}", None)
         if info is None or info.dtype != "U8":
-            raise ChunkDamagedError(f"{where}: plane {b} of the stored chunk is missing", hint=_REPAIR)
+            raise ChunkDamagedError(f"{where}: plane {b} of the stored chunk is missing", hint=REPAIR)
         spans.append((header.length + info.begin, header.length + info.end, info.name.endswith(".zst")))
     if not fits or planes:
-        raise ChunkDamagedError(f"{where}: the stored chunk names no known codec", hint=_REPAIR)
+        raise ChunkDamagedError(f"{where}: the stored chunk names no known codec", hint=REPAIR)
     return Encoding("plain" if codec == "plain" else "delta", dtype, nbytes, base, tuple(spans))
 
 
@@ -109,13 +110,8 @@ def decode(blob: Buffer, encoding: Encoding, base: Buffer | None, *, where: str)
             return planes[0]
         return transform.join_plain(planes, rotated)
     if base is None or len(base) != encoding.nbytes:
-        raise ChunkDamagedError(f"{where}: the base of the stored chunk has another length", hint=_REPAIR)
+        raise ChunkDamagedError(f"{where}: the base of the stored chunk has another length", hint=REPAIR)
     return transform.join_delta(planes, base, rotated)
-
-
-_REPAIR = (
-    "the copy in this store is damaged: fetch the model again from where it was pushed, or restore the store"
-)
 
 
 def _width(data: Buffer, dtype: str) -> int:
@@ -138,20 +134,16 @@ def _blob(planes: Sequence[Buffer], metadata: dict[str, str]) -> list[Buffer]:
 def _plane(part: memoryview, length: int, compressed: bool, where: str) -> Buffer:
     if not compressed:
         if len(part) != length:
-            raise ChunkDamagedError(
-                f"{where}: a plane of the stored chunk has the wrong length", hint=_REPAIR
-            )
+            raise ChunkDamagedError(f"{where}: a plane of the stored chunk has the wrong length", hint=REPAIR)
         return part
     try:
         if zstandard.frame_content_size(part) != length:
-            raise ChunkDamagedError(
-                f"{where}: a plane of the stored chunk has the wrong length", hint=_REPAIR
-            )
+            raise ChunkDamagedError(f"{where}: a plane of the stored chunk has the wrong length", hint=REPAIR)
         plane: bytes = _tools().decompressor.decompress(part, max_output_size=max(length, 1))
     except zstandard.ZstdError as error:
-        raise ChunkDamagedError(f"{where}: a plane does not decompress: {error}", hint=_REPAIR) from None
+        raise ChunkDamagedError(f"{where}: a plane does not decompress: {error}", hint=REPAIR) from None
     if len(plane) != length:
-        raise ChunkDamagedError(f"{where}: a plane of the stored chunk has the wrong length", hint=_REPAIR)
+        raise ChunkDamagedError(f"{where}: a plane of the stored chunk has the wrong length", hint=REPAIR)
     return plane
 
 

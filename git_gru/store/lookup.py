@@ -68,6 +68,15 @@ class Lookup:
         found = self._use(lambda db: db.execute("SELECT oid, base, raw, stored, id FROM chunks").fetchall())
         return {row[4].hex(): _row(row) for row in found}
 
+    def drop(self, id: str) -> None:
+        """Forgets a chunk and the chunks that its encoding needs, because its stored copy proved damaged."""
+        chain, wanted = [], id
+        while wanted and wanted not in chain and (row := self.get(wanted)) is not None:
+            chain.append(wanted)
+            wanted = row.base or ""
+        ids = [(bytes.fromhex(link),) for link in chain]
+        self._use(lambda db: db.executemany("DELETE FROM chunks WHERE id = ?", ids))
+
     def stamp(self, digest: str) -> None:
         """Notes that the model was used now."""
         self._use(

@@ -313,7 +313,8 @@ class Objects:
 
 
 REPAIR = (
-    "the store is damaged: fetch the model again from where it was pushed, or restore a backup of .git/gru"
+    "where you still have an intact copy of the file, add it again (touch PATH; git add PATH): its chunks are then written "
+    "anew; or restore a backup of .git/gru"
 )
 _NAMES = {number: kind for kind, number in KINDS.items()}
 

@@ -31,6 +31,9 @@ KEPT_PACK = 1 << 28
 
 KEPT_SHARE = 0.8
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.pack\Z")
+DEEPEST = 16
+"""Longest chain that may be asked for; readers follow `store.LONGEST_CHAIN`, far more."""
+
 _OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
 
 Progress = Callable[[int, int], None]
@@ -67,6 +70,10 @@ def repack(
     Models whose digests are in `keep_plain`, and the newest of each lineage, keep plain encodings. Models that no lineage names
     are kept as they are. `progress` is told (done, all) in bytes of raw data. Raises `RepackRunningError`.
     """
+    if not 0 <= depth <= DEEPEST:
+        raise InputError(
+            f"the depth {depth} is not between 0 and {DEEPEST}: longer chains take too long to restore"
+        )
     with _one_at_a_time(store):
         return _Repack(store, lineages, keep_plain, depth, window, progress).run()
 

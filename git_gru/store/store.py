@@ -20,7 +20,7 @@ from git_gru.formats.safetensors import Header, HeaderError, parse_header
 from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect
 from git_gru.store.manifest import Manifest
-from git_gru.store.objects import REPAIR, ObjectMissingError, Objects
+from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
 from git_gru.store.packs import no_room, sync_folder
 from git_gru.store.pipeline import Pool
 from git_gru.store.transform import keep_memory
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
     from git_gru.store.writer import Writer
 
 REF = "refs/gru/store"
+BRING = (
+    "its chunks were never added here or not brought along: copy .git/gru from the repository that has them, or add the file "
+    "again where you still have it (touch PATH; git add PATH). Then: git restore --source=HEAD --staged --worktree :/"
+)
+
 LONGEST_CHAIN = 64
 """Most deltas that are followed to a plain chunk; repack writes far shorter chains."""
 
@@ -212,8 +217,7 @@ class Store:
         if tree is None:
             raise ModelMissingError(
                 f"the model {manifest.digest[:12]} is not in the store {self.folder}",
-                hint="its chunks were never added here or were not fetched: add the file again, or copy .git/gru from "
-                "the repository that has it",
+                hint=BRING,
             )
         return model_blobs(self.objects, tree)
 
@@ -229,11 +233,18 @@ class Store:
             yield bytes(self.chunk_of(manifest, blobs, id))
 
     def chunk_of(self, manifest: Manifest, blobs: Mapping[str, bytes], id: str) -> Buffer:
-        """A chunk of a model whose `blobs` were these a moment ago; where a repack came between, they are looked up anew."""
+        """A chunk of a model whose `blobs` were these a moment ago; where a repack came between, they are looked up anew.
+
+        One that proves damaged counts as unknown from then on, so that adding its file again writes it anew.
+        """
         try:
-            return read_chunk(self.objects, blobs.get, id)
-        except (ObjectMissingError, ChunkMissingError):
-            return self.read_again(lambda: read_chunk(self.objects, self._blobs(manifest).get, id))
+            try:
+                return read_chunk(self.objects, blobs.get, id)
+            except (ObjectMissingError, ChunkMissingError):
+                return self.read_again(lambda: read_chunk(self.objects, self._blobs(manifest).get, id))
+        except (ChunkDamagedError, ObjectDamagedError):
+            self.lookup.drop(id)
+            raise
 
     def header(self, manifest: Manifest) -> Header:
         """The parsed safetensors header of a model that is not raw."""
@@ -299,7 +310,7 @@ def read_chunk(objects: Objects, blob_of: Callable[[str], bytes | None], id: str
     while wanted is not None:
         oid = blob_of(wanted)
         if oid is None:
-            raise ChunkMissingError(f"chunk {wanted[:12]} is not in the store {objects.folder}", hint=REPAIR)
+            raise ChunkMissingError(f"chunk {wanted[:12]} is not in the store {objects.folder}", hint=BRING)
         blob = objects.expect(oid, "blob")
         encoding = inspect(blob, where=f"chunk {wanted[:12]}")
         chain.append((wanted, blob, encoding))

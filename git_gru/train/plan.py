@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass
 
 from git_gru.errors import InputError, MachineError
+from git_gru.git.attributes import with_filter
 from git_gru.git.commits import snapshot_dirty
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
@@ -34,8 +35,8 @@ class TorchMissingError(MachineError):
 
     def __init__(self) -> None:
         super().__init__(
-            "training needs PyTorch, which is not installed here",
-            hint="Install it with: pip install 'git-gru[train]'",
+            "this needs PyTorch, which is not installed here",
+            hint="Install it beside git-gru: pip install torch (the extra `train` of git-gru's own sources does it too).",
         )
 
 
@@ -125,6 +126,8 @@ def _plan_from(
             where=request.recipe_path,
             hint="Make train.batch larger, or use fewer workers (--nproc).",
         )
+    model = _model_to_continue(repo, source, recipe)
+    _require_tracked(repo, recipe.model.path, request.recipe_path)
     return Plan(
         run=run,
         source=source,
@@ -134,7 +137,7 @@ def _plan_from(
         recipe_path=request.recipe_path,
         recipe=recipe,
         overrides=request.overrides,
-        model=_model_to_continue(repo, source, recipe),
+        model=model,
     )
 
 
@@ -195,6 +198,16 @@ def _new_branch(repo: Repository, name: str) -> str:
             hint="Choose another name for --branch; to go on with the current branch, use --here.",
         )
     return name
+
+
+def _require_tracked(repo: Repository, path: str, recipe_path: str) -> None:
+    """Raises `RecipeError` for a model path without the filter: its commits would hold manifests that nothing turns back."""
+    if not with_filter(repo, [path]):
+        raise RecipeError(
+            f"model.path: git-gru does not track {path!r} in this repository",
+            where=recipe_path,
+            hint=f"Run: git gru track '{path}' (or a pattern such as '*.safetensors'), then commit .gitattributes.",
+        )
 
 
 def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifest | None:

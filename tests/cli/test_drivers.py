@@ -155,3 +155,32 @@ def test_drivers_called_by_hand_say_so(repo, command: str) -> None:
     done = repo.gru(command)
     assert done.returncode == 4
     assert f"{command} is for Git to call" in done.stderr.decode()
+
+
+def test_a_counter_does_not_drown_the_models_norm(repo) -> None:
+    for step in (0, 1000):
+        repo.write(PATH, {"w": f32(3 if step else 0, 4), "bn.num_batches_tracked": np.array(step)})
+        repo.commit(f"step {step}")
+    heading, _, *rows = squeezed(repo.git("gru", "diff", "HEAD~1", "HEAD"))
+    assert heading == "m.safetensors: 2 changed of 2 tensors, ‖Δ‖ 3"
+    assert any(row.startswith("bn.num_batches_tracked I64 scalar 1000") for row in rows)
+
+
+def test_a_hostile_name_is_shown_with_escapes(repo) -> None:
+    repo.write(PATH, {"w\x1b[2J\nx": f32(1)})
+    repo.commit("first")
+    repo.write(PATH, {"w\x1b[2J\nx": f32(2)})
+    repo.commit("second")
+    for args in (("log", "-p"), ("diff", "HEAD~1", "HEAD"), ("gru", "show", f"HEAD:{PATH}")):
+        shown = repo.git(*args)
+        assert "\x1b" not in shown
+        assert r"w\x1b[2J\nx" in shown
+
+
+def test_the_cause_of_a_failed_filter_is_told(history) -> None:
+    history.write(
+        PATH, history.git("cat-file", "blob", f"HEAD:{PATH}").replace('"size": ', '"size": 1', 1).encode()
+    )
+    told = history.run("git", "gru", "diff").stderr.decode()
+    assert "filter 'gru' failed" in told
+    assert told.startswith("git gru: git diff failed: m.safetensors: ")

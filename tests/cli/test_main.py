@@ -2,6 +2,7 @@
 
 import errno
 import importlib
+import json
 import os
 import re
 import sqlite3
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from git_gru import errors
 from git_gru.cli.boundary import BUG, INTERRUPTED, guarded, machine_error, tell
 from git_gru.cli.main import VERBS, cli, run
+from git_gru.cli.render import emit_json, line, plural, table
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +41,14 @@ def test_the_help_lists_every_verb_with_its_summary():
     shown = CliRunner().invoke(cli, ["--help"]).output
     for name, verb in VERBS.items():
         assert re.search(rf"^  {name} +{re.escape(verb.summary)}$", shown, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("name", [*VERBS, "runs list", "runs show"])
+def test_a_help_page_keeps_its_lines_and_shows_no_mark_of_clicks(name):
+    shown = CliRunner().invoke(cli, [*name.split(), "--help"]).output
+    assert "\\b" not in shown and "\b" not in shown
+    if name == "repack":
+        assert re.search(r"^  --json: \{.*packs_after\"\}$", shown, re.MULTILINE)
 
 
 def test_the_man_page_lists_every_verb():
@@ -190,3 +200,21 @@ def test_light_verbs_never_import_torch(module):
 def test_a_click_command_is_what_a_verb_is():
     assert all(isinstance(cli.get_command(click.Context(cli), name), click.Command) for name in VERBS)
     assert cli.get_command(click.Context(cli), "nope") is None
+
+
+def test_control_characters_never_reach_the_terminal(capsys):
+    hostile = "a\x1b[2Jb\x07c\x7fd\x9be\r\n\tf\udcff é"
+    shown = r"a\x1b[2Jb\x07c\x7fd\x9be\r\n\tf\xff é"
+    line(hostile)
+    assert capsys.readouterr().out == f"{shown}\n"
+    table((hostile,), [(hostile,)])
+    assert capsys.readouterr().out == f"{shown}\n{shown}\n"
+    tell(errors.InputError(hostile, hint=hostile), {})
+    kept = shown.replace(r"\n", "\n")  # a message may have several lines
+    assert capsys.readouterr().err == f"git gru: {kept}\nhint: {kept}\n"
+    emit_json([hostile[:-4]])
+    assert json.loads(capsys.readouterr().out) == [hostile[:-4]]
+
+
+def test_a_count_of_one_is_singular():
+    assert [plural(n, "model") for n in (0, 1, 2)] == ["0 models", "1 model", "2 models"]

@@ -44,6 +44,16 @@ def test_untrack_deletes_a_file_left_empty(tmp_path):
     assert not (tmp_path / ".gitattributes").exists()
 
 
+def test_untrack_leaves_an_empty_file_that_git_knows(repo, make_arrays):
+    """`git add --renormalize .`, which the user is told to do next, fails on a file that has gone."""
+    repo.write("a.safetensors", make_arrays(1))
+    repo.commit("first")
+    untrack(repo.path, [found.pattern for found in tracked_patterns(repo.repository)], repo=repo.repository)
+    assert repo.read(".gitattributes") == b""
+    repo.git("add", "--renormalize", ".")
+    assert repo.git("cat-file", "-s", ":a.safetensors").strip() == str(len(repo.read("a.safetensors")))
+
+
 @pytest.mark.parametrize("pattern", ["", "a\nb", "!*.pt"])
 def test_patterns_that_git_would_not_take(tmp_path, pattern):
     with pytest.raises(PatternError):

@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
 
+from git_gru.cli.main import run
 from git_gru.git.changes import changes
 from git_gru.git.history import model_history
 from git_gru.git.inspect import chunk_lengths, joined, model_log, sizes
 from git_gru.git.revisions import models_at
+from git_gru.store.manifest import ManifestError
 
 MODEL = "model.safetensors"
 
@@ -137,3 +139,29 @@ def test_raw_files_have_sizes_too(repo, make_arrays, make_model, name):
     assert manifest.is_raw
     assert sum(chunk_lengths(manifest).values()) == len(data)
     assert sizes(repo.repository.store(), chunk_lengths(manifest)).raw == len(data)
+
+
+def test_one_unreadable_manifest_closes_no_history(repo, versions, make_arrays, monkeypatch, capsys):
+    """A manifest edited as text and committed past the hook; the version after it is good again."""
+    text = repo.git("cat-file", "blob", f"HEAD:{MODEL}").replace('"size": ', '"size": 1', 1)
+    blob = repo.repository.git("hash-object", "-w", "--stdin", input=text.encode()).decode().strip()
+    repo.git("update-index", "--cacheinfo", f"100644,{blob},{MODEL}")
+    repo.git("commit", "-q", "--no-verify", "-m", "edited")
+    bad = repo.git("rev-parse", "HEAD").strip()
+    with pytest.raises(ManifestError, match=bad[:10]):
+        models_at(repo.repository, "HEAD")
+    first, second, third = (digest(repo, commit) for commit in versions)
+    assert model_history(repo.repository).keep_plain == frozenset()
+    repo.write(MODEL, make_arrays(1))
+    repo.commit("mended")
+    after, edited, *older = model_log(repo.repository, ["HEAD"], [])
+    assert [entry.change.commit for entry in older] == versions[::-1]
+    ((mended,), (broken,)) = (after.change.paths, edited.change.paths)
+    assert (mended.before, mended.after.digest, mended.unreadable) == (None, first, (True, False))
+    assert (broken.before.digest, broken.after, broken.unreadable) == (third, None, (False, True))
+    (lineage,) = model_history(repo.repository).lineages.values()
+    assert [manifest.digest for manifest in lineage] == [first, third, second]
+    monkeypatch.chdir(repo.path)
+    assert run(["log", "-n", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{MODEL} (unreadable manifest)" in shown and "added" not in shown

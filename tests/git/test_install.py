@@ -136,6 +136,19 @@ def test_the_hook_is_installed_kept_called_and_restored(plain_repo):
     assert not change.path.with_name("pre-commit.before-git-gru").exists()
 
 
+def test_the_hook_stays_while_other_settings_use_it(plain_repo):
+    hook = plain_repo.path / ".git/hooks/pre-commit"
+    install(plain_repo.repository, Scope.LOCAL, "git-gru")
+    install(plain_repo.repository, Scope.GLOBAL, "git-gru")
+    assert uninstall(plain_repo.repository, Scope.GLOBAL).hooks == ()
+    assert hook.exists()
+    plain_repo.git("config", "--local", "--unset", "filter.gru.process")
+    install(plain_repo.repository, Scope.GLOBAL, "git-gru")
+    (change,) = uninstall(plain_repo.repository, Scope.GLOBAL).hooks
+    assert change.action is hooks.HookAction.REMOVED
+    assert not hook.exists()
+
+
 def test_an_executable_bit_that_is_off_keeps_a_hook_off(plain_repo):
     hook = plain_repo.path / ".git/hooks/pre-commit"
     hook.parent.mkdir(exist_ok=True)

@@ -69,7 +69,7 @@ def test_an_older_change_is_undone_and_what_came_later_is_counted(history) -> No
 def test_the_text_says_exact_or_approximate(history) -> None:
     told = history.gru("revert", "HEAD~1", "HEAD~2").stdout.decode()
     assert "'commit 2'" in told and "exact: bit for bit as before that commit" in told
-    assert "approximate: 1 keep other changes (0 of 2 elements; 0 rounded, error norm 0)" in told
+    assert "approximate: 1 keeps other changes (0 of 2 elements; 0 rounded, error norm 0)" in told
 
 
 def test_cherry_pick_of_a_range(history) -> None:

@@ -10,13 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from git_gru.errors import InputError
 from git_gru.ids import digest
 from git_gru.store.codec import Encoding, inspect
 from git_gru.store.columns import DEPTH
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import PackWriter, make_entry
-from git_gru.store.repack import RepackReport, RepackRunningError, repack
+from git_gru.store.repack import DEEPEST, RepackReport, RepackRunningError, repack
 from git_gru.store.restore import restore
 from git_gru.store.store import LONGEST_CHAIN, Store
 
@@ -616,3 +617,9 @@ def test_a_killed_repack_leaves_everything(
     assert [read(store, manifest) for manifest in (*manifests, more)] == [*contents, b"after all that"]
     self_contained(store)
     store.close()
+
+
+def test_no_chain_longer_than_readers_follow_can_be_asked_for(store: Store) -> None:
+    with pytest.raises(InputError, match="not between 0 and 16"):
+        repack(store, [], frozenset(), depth=17)
+    assert DEEPEST + DEPTH < LONGEST_CHAIN

@@ -23,4 +23,4 @@ def test_without_torch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(plan.TorchMissingError) as caught:
         plan.require_torch()
     assert caught.value.exit_code == 6
-    assert "pip install 'git-gru[train]'" in str(caught.value.hint)
+    assert "pip install torch" in str(caught.value.hint)

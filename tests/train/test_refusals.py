@@ -85,3 +85,10 @@ def test_models_that_cannot_be_run(project: Any, make_model: Any, make_arrays: A
 
 def test_a_run_that_is_not_there(project: Any) -> None:
     assert "there is no run 999" in project.refused("runs", "show", "999")
+
+
+def test_a_model_path_that_is_not_tracked(project):
+    """Its checkpoints would be manifests that no checkout turns back into a model."""
+    said = project.refused("train", "--set", "model.path=model.bin")
+    assert "does not track 'model.bin'" in said
+    assert "git gru track 'model.bin'" in said
