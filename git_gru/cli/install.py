@@ -59,4 +59,4 @@ def command(scope: str) -> None:
     if repo is None:
         line("not in a repository: run git gru install in each repository for its hooks as well")
     if not NATIVE:
-        line("the C extension was not built: everything works, deltas take about four times as long")
+        line("the C extension was not built: everything works, its inner loops take two to six times as long")

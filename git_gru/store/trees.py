@@ -124,14 +124,6 @@ class StoreTree:
         # The format's few bytes go along each time: a repack deletes the pack that had them before.
         return commit.oid, [*entries, text, models, root, commit]
 
-    def upper_entries(self) -> list[bytes]:
-        """The ids of the commit and of the trees above the model trees."""
-        if self.commit is None:
-            return []
-        root = self._root(self.commit)
-        items = list(self._folder(root, b""))
-        return [self.commit, root, *(item.oid for item in items), *self._groups.values()]
-
     def _upper(self) -> bytes:
         assert self.commit is not None
         items = {item.name: item for item in self._folder(self._root(self.commit), b"")}

@@ -133,7 +133,6 @@ def test_an_empty_store(bare: Path) -> None:
     tree = StoreTree(Objects(bare), None)
     assert tree.models() == {}
     assert tree.model(IDS[0]) is None
-    assert tree.upper_entries() == []
 
 
 def test_models_are_added_replaced_and_dropped(bare: Path, git: Git) -> None:
@@ -164,15 +163,6 @@ def test_models_are_added_replaced_and_dropped(bare: Path, git: Git) -> None:
     assert state.models() == {}
     again, _ = state.write(dict.fromkeys(IDS, trees[0].oid))
     assert again == first
-
-
-def test_upper_entries_are_what_stands_above_the_models(bare: Path, git: Git) -> None:
-    model = make_model_tree({})
-    commit, entries = StoreTree(Objects(bare), None).write(dict.fromkeys(IDS, model.oid))
-    objects = write(bare, model, *entries)
-    reached = git(bare, "rev-list", "--objects", commit.hex()).splitlines()
-    expected = {line.split()[0] for line in reached} - {model.oid.hex()}
-    assert {oid.hex() for oid in StoreTree(objects, commit).upper_entries()} == expected
 
 
 def test_a_store_of_a_later_format_says_so(bare: Path) -> None:
