@@ -15,9 +15,12 @@
 #include <string.h>
 #ifdef __GLIBC__
 #include <malloc.h>
+#include <sys/mman.h>
 #endif
 
 #define MAX_WIDTH 8
+#define HUGE_PAGE (1 << 21)
+#define HEAP ((1 << 26) - HUGE_PAGE) /* less than the threshold above which memory comes from elsewhere */
 #define LANES 4 /* quarters of a chunk, counted apart: one chain of counters waits for its own stores */
 
 static inline uint64_t rotl(uint64_t x, int bits) {
@@ -167,12 +170,21 @@ METHOD(split_plain, "OipO", 1, &data, &width, &rotated, &planes)
 METHOD(join_plain, "OipO", 0, &planes, &width, &rotated, &data)
 METHOD(split_delta, "OOipO", 1, &data, &base, &width, &rotated, &planes)
 METHOD(join_delta, "OOipO", 0, &planes, &base, &width, &rotated, &data)
-/* Has the allocator keep freed memory. Its default gives chunk-sized buffers back to the system each time, and to be handed
- * fresh pages for the next costs more than the transforms do. */
+/* Has the allocator keep freed memory, in one heap whose first part may be of huge pages. Its default gives chunk-sized buffers
+ * back to the system each time, and to be handed fresh pages for the next costs more than the transforms do. */
 static PyObject *keep_memory(PyObject *self, PyObject *args) {
 #ifdef __GLIBC__
+    mallopt(M_ARENA_MAX, 1);
     mallopt(M_MMAP_THRESHOLD, 1 << 26);
     mallopt(M_TRIM_THRESHOLD, 1 << 27);
+#ifdef MADV_HUGEPAGE
+    char *heap = malloc(HEAP);
+    if (heap) {
+        char *first = (char *)(((uintptr_t)heap + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1));
+        madvise(first, HEAP - HUGE_PAGE, MADV_HUGEPAGE); /* where it is refused, nothing is lost */
+        free(heap);
+    }
+#endif
 #endif
     Py_RETURN_NONE;
 }

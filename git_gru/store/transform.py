@@ -27,7 +27,8 @@ NATIVE = _c is not None
 
 
 def keep_memory() -> None:
-    """Has this process's allocator keep freed memory, where the C extension is built and the C library can.
+    """Has this process's allocator keep freed memory, of huge pages where there are any, if the C extension is built and the C
+    library can.
 
     For processes that code many chunks: to be handed fresh pages for every buffer can cost more than coding it. Up to 128 MB
     stay with the process.
