@@ -24,7 +24,7 @@ from git_gru.store.objects import Pack
 from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.store import Store, read_chunk
-from git_gru.store.trees import StoreTree, make_model_tree, model_blobs
+from git_gru.store.trees import StoreTree, make_model_tree, model_blobs, model_deltas
 
 KEPT_PACK = 1 << 28
 """A pack of at least so many bytes is left as it is while most of it is in use."""
@@ -240,9 +240,7 @@ class _Repack:
         if old is None:
             return
         state = StoreTree(store.objects, old)
-        trees = {
-            digest: make_model_tree(self._blobs(digest, tree)) for digest, tree in state.models().items()
-        }
+        trees = {digest: self._model_tree(digest, tree) for digest, tree in state.models().items()}
         new, entries = state.write({digest: entry.oid for digest, entry in trees.items()})
         writer = PackWriter(folder, len(trees) + len(entries))
         for entry in (*trees.values(), *entries):
@@ -263,9 +261,10 @@ class _Repack:
         sync_folder(folder)
         store.sync()
 
-    def _blobs(self, digest: str, tree: bytes) -> Mapping[str, bytes]:
-        """The model tree's new content: its chunks and the bases that they need now."""
+    def _model_tree(self, digest: str, tree: bytes) -> Entry:
+        """The model tree as it is to be: the model's chunks and the bases that they need now."""
         before = model_blobs(self.store.objects, tree)
+        deltas = {id for id in model_deltas(self.store.objects, tree) if id not in self.bases}
         needed: dict[str, bytes] = {}
         wanted = list(self.own.get(digest, before))
         while wanted:
@@ -274,8 +273,9 @@ class _Repack:
                 needed[id] = self.blob_of.get(id) or before[id]
                 base = self.bases.get(id)
                 if base is not None:
+                    deltas.add(id)
                     wanted.append(base)
-        return needed
+        return make_model_tree(needed, deltas)
 
 
 def _require_whole(store: Store, rows: Mapping[str, ChunkRow]) -> None:

@@ -1,11 +1,12 @@
 """Trees and commits of the store: `format`, `models/<2 hex>/<62 hex>` and the model trees below.
 
 A *model tree* `{<chunk id>: blob}` holds all chunks of one model and the bases that their encodings need, so each model is
-self-contained: one tree says what to fetch, what to push, what to keep.
+self-contained: one tree says what to fetch, what to push, what to keep. The mode of an entry says how the chunk is kept, so that
+whoever has the tree alone knows which blobs need no other.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
 from git_gru.errors import StoreError
@@ -14,7 +15,7 @@ from git_gru.store.objects import REPAIR, Objects
 from git_gru.store.packs import Entry, make_entry
 
 FORMAT_TEXT = b"git-gru store 1\n"
-TREE_MODE, BLOB_MODE = b"40000", b"100644"
+TREE_MODE, BLOB_MODE, DELTA_MODE = b"40000", b"100644", b"100755"
 EMPTY_TREE = hashlib.sha1(b"tree 0\0", usedforsecurity=False).digest()
 
 
@@ -49,9 +50,11 @@ def make_tree(items: Mapping[bytes, tuple[bytes, bytes]]) -> Entry:
     return make_entry("tree", [b"".join(b"%s %s\0%s" % (items[n][0], n, items[n][1]) for n in order)])
 
 
-def make_model_tree(blobs: Mapping[str, bytes]) -> Entry:
-    """The model tree for chunks: id -> blob's object id."""
-    return make_tree({id.encode(): (BLOB_MODE, oid) for id, oid in blobs.items()})
+def make_model_tree(blobs: Mapping[str, bytes], deltas: Container[str]) -> Entry:
+    """The model tree for chunks: id -> blob's object id. Those in `deltas` are kept as deltas."""
+    return make_tree(
+        {id.encode(): (DELTA_MODE if id in deltas else BLOB_MODE, oid) for id, oid in blobs.items()}
+    )
 
 
 def make_commit(tree: bytes) -> Entry:
@@ -64,14 +67,22 @@ def make_commit(tree: bytes) -> Entry:
 
 def model_blobs(objects: Objects, tree: bytes) -> dict[str, bytes]:
     """The blobs of a model tree: chunk id -> object id."""
+    return {id: oid for id, oid, _ in _model_items(objects, tree)}
+
+
+def model_deltas(objects: Objects, tree: bytes) -> frozenset[str]:
+    """The chunks of a model tree that are kept as deltas."""
+    return frozenset(id for id, _, is_delta in _model_items(objects, tree) if is_delta)
+
+
+def _model_items(objects: Objects, tree: bytes) -> Iterator[tuple[str, bytes, bool]]:
+    """(chunk id, object id, whether the blob is a delta) of a model tree."""
     where = f"model tree {tree.hex()}"
-    blobs = {}
     for item in parse_tree(objects.expect(tree, "tree"), where=where):
         name = item.name.decode("ascii", "replace")
-        if item.mode != BLOB_MODE or not is_id(name):
+        if item.mode not in (BLOB_MODE, DELTA_MODE) or not is_id(name):
             raise TreeError(f"{where}: {name!r} is not a chunk", hint=REPAIR)
-        blobs[name] = item.oid
-    return blobs
+        yield name, item.oid, item.mode == DELTA_MODE
 
 
 class StoreTree:

@@ -93,7 +93,7 @@ class Writer:
         if known and self._rows.keys().isdisjoint(manifest.chunks()):
             self._store.lookup.stamp(manifest.digest)
             return
-        model = make_model_tree(self._model_blobs(manifest))
+        model = self._model_tree(manifest)
         while True:
             old = self._store.tip()
             new, entries = StoreTree(self._store.objects, old).write({manifest.digest: model.oid})
@@ -133,8 +133,9 @@ class Writer:
             raise StoreError(f"chunk {id[:12]} of the new model was never added to the store")
         return row
 
-    def _model_blobs(self, manifest: Manifest) -> dict[str, bytes]:
+    def _model_tree(self, manifest: Manifest) -> Entry:
         blobs: dict[str, bytes] = {}
+        deltas: set[str] = set()
         wanted = list(manifest.chunks())
         while wanted:
             id = wanted.pop()
@@ -143,8 +144,9 @@ class Writer:
             row = self._row(id)
             blobs[id] = row.oid
             if row.base is not None:
+                deltas.add(id)
                 wanted.append(row.base)
-        return blobs
+        return make_model_tree(blobs, deltas)
 
 
 def _encode(id: str, data: Buffer, dtype: str) -> tuple[str, int, Entry, int]:

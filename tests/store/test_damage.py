@@ -144,7 +144,7 @@ def test_a_spoilt_reference_is_an_error_of_the_store(text: bytes, store: Store, 
 def planted(store: Store, blobs: dict[str, bytes], manifest: Manifest) -> None:
     """Makes `blobs` (chunk id -> blob) the model of `manifest`, as a fetched store could hold it."""
     entries = {id: make_entry("blob", [blob]) for id, blob in blobs.items()}
-    model = make_model_tree({id: entry.oid for id, entry in entries.items()})
+    model = make_model_tree({id: entry.oid for id, entry in entries.items()}, ())
     old = store.tip()
     new, upper = StoreTree(store.objects, old).write({manifest.digest: model.oid})
     pack = PackWriter(store.repository / "objects/pack", 0)

@@ -20,6 +20,7 @@ from git_gru.store.packs import PackWriter, make_entry
 from git_gru.store.repack import DEEPEST, RepackReport, RepackRunningError, repack
 from git_gru.store.restore import restore
 from git_gru.store.store import LONGEST_CHAIN, Store
+from git_gru.store.trees import model_blobs, model_deltas
 
 Add = Callable[..., Manifest]
 Read = Callable[[Store, Manifest], bytes]
@@ -32,12 +33,12 @@ def encodings(store: Store) -> dict[str, Encoding]:
     for tree in store.models().values():
         for id, oid in _model(store, tree).items():
             found[id] = inspect(store.objects.expect(oid, "blob"), where=id)
+        marked = model_deltas(store.objects, tree)
+        assert marked == {id for id in _model(store, tree) if found[id].codec == "delta"}
     return found
 
 
 def _model(store: Store, tree: bytes) -> dict[str, bytes]:
-    from git_gru.store.trees import model_blobs
-
     return model_blobs(store.objects, tree)
 
 

@@ -25,6 +25,7 @@ from git_gru.store.trees import (
     make_model_tree,
     make_tree,
     model_blobs,
+    model_deltas,
     parse_tree,
 )
 
@@ -102,8 +103,10 @@ def test_the_empty_tree_is_gits() -> None:
 
 def test_a_model_tree(bare: Path) -> None:
     blobs = dict.fromkeys(IDS[:5], OID)
-    tree = make_model_tree(blobs)
-    assert model_blobs(write(bare, tree), tree.oid) == blobs
+    tree = make_model_tree(blobs, set(IDS[:2]))
+    objects = write(bare, tree)
+    assert model_blobs(objects, tree.oid) == blobs
+    assert model_deltas(objects, tree.oid) == set(IDS[:2])
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ def test_a_model_tree(bare: Path) -> None:
         {b"x": (BLOB_MODE, OID)},
         {IDS[0].upper().encode(): (BLOB_MODE, OID)},
         {IDS[0].encode(): (TREE_MODE, OID)},
-        {IDS[0].encode(): (b"100755", OID)},
+        {IDS[0].encode(): (b"120000", OID)},
         {b"\xff" * 64: (BLOB_MODE, OID)},
     ],
 )
@@ -137,7 +140,7 @@ def test_an_empty_store(bare: Path) -> None:
 
 def test_models_are_added_replaced_and_dropped(bare: Path, git: Git) -> None:
     blob = make_entry("blob", [b"chunk"])
-    trees = [make_model_tree({id: blob.oid}) for id in IDS[:3]]
+    trees = [make_model_tree({id: blob.oid}, ()) for id in IDS[:3]]
     objects = write(bare, blob, *trees)
     state = StoreTree(objects, None)
     first, entries = state.write(dict.fromkeys(IDS, trees[0].oid))
