@@ -10,12 +10,13 @@ An encoding that already obeys these rules is kept as it is, so that repacking a
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Container, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 
 from git_gru.ids import Buffer
 from git_gru.store.codec import encode_delta, encode_plain
 from git_gru.store.lookup import ChunkRow
+from git_gru.store.manifest import Manifest
 
 DEPTH = 3
 """Longest chain of deltas (docs/benchmarks.md has the measurements that chose it)."""
@@ -63,6 +64,20 @@ class _Candidate:
         if self._data is None:
             self._data = self._read(self.id)
         return self._data
+
+
+def columns_of(lineages: Sequence[Sequence[Manifest]], known: Container[str]) -> list[Column]:
+    """The columns of all lineages (newest version first), of the chunks in `known`. One in several belongs to the first."""
+    columns: dict[tuple[int, str, str, tuple[int, ...], int], dict[str, None]] = {}
+    seen: set[str] = set()
+    for line, versions in enumerate(lineages):
+        for manifest in versions:
+            for name, entry in manifest.tensors.items():
+                for at, id in enumerate(entry.chunks):
+                    if id not in seen and id in known:
+                        seen.add(id)
+                        columns.setdefault((line, name, entry.dtype, entry.shape, at), {})[id] = None
+    return [Column(key[2], tuple(ids)) for key, ids in columns.items()]
 
 
 def place_column(

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from git_gru.errors import InputError, StoreError
 from git_gru.store.codec import encode_plain, inspect
-from git_gru.store.columns import DEPTH, WINDOW, Column, Placed, place_column
+from git_gru.store.columns import DEPTH, WINDOW, Column, Placed, columns_of, place_column
 from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import Pack
@@ -117,7 +117,7 @@ class _Repack:
             _require_whole(store, self.rows)
         self.blob_of = {id: row.oid for id, row in self.rows.items()}
         present = [[manifest for manifest in line if store.has_model(manifest.digest)] for line in lineages]
-        self.columns = _columns(present, self.rows)
+        self.columns = columns_of(present, self.rows)
         self.own = {manifest.digest: manifest.chunks() for line in present for manifest in line}
         self.plain = {
             id
@@ -248,12 +248,13 @@ class _Repack:
         written = writer.finish()
         if new != old and not store.update_ref(new, old):
             raise AssertionError("the reference moved under the lock")
+        store.forget_remotes()
         # Packs are named after their content: a repack that changes nothing writes the old names again.
         spared = {pack.path for pack in kept} | {written, self.written}
         for pack in self.packs:
             if pack.path not in spared:
-                pack.path.with_suffix(".idx").unlink(missing_ok=True)
-                pack.path.unlink(missing_ok=True)
+                for suffix in (".idx", ".pack", ".promisor", ".rev"):
+                    pack.path.with_suffix(suffix).unlink(missing_ok=True)
         for path in folder.iterdir():
             lost = _PACK.match(path.name) and not path.with_suffix(".idx").exists()
             if lost or _OURS.match(path.name):
@@ -291,20 +292,6 @@ def _require_whole(store: Store, rows: Mapping[str, ChunkRow]) -> None:
                 hint="add the file again where you still have it (touch PATH; git add PATH), or restore a backup of "
                 ".git/gru; then repack",
             )
-
-
-def _columns(lineages: Sequence[Sequence[Manifest]], rows: Mapping[str, ChunkRow]) -> list[Column]:
-    """The columns of all lineages. A chunk that stands in several belongs to the first."""
-    columns: dict[tuple[int, str, str, tuple[int, ...], int], dict[str, None]] = {}
-    seen: set[str] = set()
-    for line, versions in enumerate(lineages):
-        for manifest in versions:
-            for name, entry in manifest.tensors.items():
-                for at, id in enumerate(entry.chunks):
-                    if id not in seen and id in rows:
-                        seen.add(id)
-                        columns.setdefault((line, name, entry.dtype, entry.shape, at), {})[id] = None
-    return [Column(key[2], tuple(ids)) for key, ids in columns.items()]
 
 
 def _copied(store: Store, oid: bytes) -> Entry:

@@ -177,6 +177,13 @@ class Store:
             raise no_room(error, self.folder) from error
         return True
 
+    def forget_remotes(self) -> None:
+        """Forgets what was seen of remotes, which the next look at each brings anew. For whoever holds the lock alone."""
+        import shutil
+
+        shutil.rmtree(self.repository / "refs/gru/remotes", ignore_errors=True)
+        (self.repository / "shallow").unlink(missing_ok=True)
+
     def _explained(self, error: StoreError) -> Exception:
         """What made git fail: a full disk, of which git does not always speak, or what it said."""
         space = os.statvfs(self.folder)

@@ -57,12 +57,12 @@ def make_model_tree(blobs: Mapping[str, bytes], deltas: Container[str]) -> Entry
     )
 
 
-def make_commit(tree: bytes) -> Entry:
-    """The store's commit: no parent, no date, so that it is a function of its tree."""
+def make_commit(tree: bytes, parent: bytes | None = None) -> Entry:
+    """The store's commit: no date, so that it is a function of its tree and parent. Only a remote's commits have a parent."""
     who = b"git-gru <git-gru@localhost> 0 +0000"
-    return make_entry(
-        "commit", [b"tree %s\nauthor %s\ncommitter %s\n\nstore\n" % (tree.hex().encode(), who, who)]
-    )
+    above = b"parent %s\n" % parent.hex().encode() if parent else b""
+    text = b"tree %s\n%sauthor %s\ncommitter %s\n\nstore\n"
+    return make_entry("commit", [text % (tree.hex().encode(), above, who, who)])
 
 
 def model_blobs(objects: Objects, tree: bytes) -> dict[str, bytes]:
@@ -88,16 +88,18 @@ def _model_items(objects: Objects, tree: bytes) -> Iterator[tuple[str, bytes, bo
 class StoreTree:
     """The upper trees of one state of the store: which models it has, and how the state with more models looks.
 
-    `commit` is the store's commit (20 bytes), or None for an empty store.
+    `commit` is the store's commit (20 bytes), or None for an empty store. `incoming` is of a remote's state: manifest's digest ->
+    tree with those chunks of the model that have arrived, for models too large for one push.
     """
 
     def __init__(self, objects: Objects, commit: bytes | None) -> None:
         self.commit = commit
+        self.incoming: dict[str, bytes] = {}
         self._objects = objects
         self._groups: dict[bytes, bytes] = {}
         self._models: dict[bytes, dict[bytes, bytes]] = {}
         if commit is not None:
-            self._groups = {item.name: item.oid for item in self._folder(self._upper(), b"")}
+            self._read(commit)
 
     def model(self, digest: str) -> bytes | None:
         """The model tree of a manifest's digest, or None."""
@@ -113,6 +115,39 @@ class StoreTree:
 
     def write(self, changes: Mapping[str, bytes | None]) -> tuple[bytes, list[Entry]]:
         """The state with `changes` (digest -> model tree, None to drop it): its commit and the new objects."""
+        entries, folders = self._changed(changes)
+        root = make_tree(folders)
+        commit = make_commit(root.oid)
+        return commit.oid, [*entries, root, commit]
+
+    def write_child(
+        self, changes: Mapping[str, bytes | None], incoming: Mapping[str, bytes], padding: int
+    ) -> tuple[bytes, list[Entry]]:
+        """As `write`, for a remote: a child of this commit, with the `incoming` trees.
+
+        `padding` so many objects without use go along: a Git server keeps a push of fewer than 100 objects as loose
+        objects, which it compresses once more, and again whenever somebody fetches them.
+        """
+        entries, folders = self._changed(changes)
+        if incoming:
+            entries.append(make_tree({id.encode(): (TREE_MODE, tree) for id, tree in incoming.items()}))
+            folders[b"incoming"] = (TREE_MODE, entries[-1].oid)
+        if padding > 0:
+            about = (self.commit or b"").hex()
+            fill = [make_entry("blob", [f"padding {about} {at}\n".encode()]) for at in range(padding)]
+            entries += fill
+            entries.append(make_tree({b"%d" % at: (BLOB_MODE, entry.oid) for at, entry in enumerate(fill)}))
+            for _ in range(2):  # as deep as model trees, so that nobody is sent it who looks at the state
+                entries.append(make_tree({b"-": (TREE_MODE, entries[-1].oid)}))
+            folders[b"padding"] = (TREE_MODE, entries[-1].oid)
+        root = make_tree(folders)
+        commit = make_commit(root.oid, self.commit)
+        return commit.oid, [*entries, root, commit]
+
+    def _changed(
+        self, changes: Mapping[str, bytes | None]
+    ) -> tuple[list[Entry], dict[bytes, tuple[bytes, bytes]]]:
+        """New objects below the root, and the root's items, with `changes` made."""
         entries: list[Entry] = []
         groups = dict(self._groups)
         for group in {digest[:2].encode() for digest in changes}:
@@ -130,14 +165,14 @@ class StoreTree:
                 groups.pop(group, None)
         models = make_tree({name: (TREE_MODE, oid) for name, oid in groups.items()})
         text = make_entry("blob", [FORMAT_TEXT])
-        root = make_tree({b"format": (BLOB_MODE, text.oid), b"models": (TREE_MODE, models.oid)})
-        commit = make_commit(root.oid)
         # The format's few bytes go along each time: a repack deletes the pack that had them before.
-        return commit.oid, [*entries, text, models, root, commit]
+        return [*entries, text, models], {
+            b"format": (BLOB_MODE, text.oid),
+            b"models": (TREE_MODE, models.oid),
+        }
 
-    def _upper(self) -> bytes:
-        assert self.commit is not None
-        items = {item.name: item for item in self._folder(self._root(self.commit), b"")}
+    def _read(self, commit: bytes) -> None:
+        items = {item.name: item for item in self._folder(self._root(commit), b"")}
         text = items.get(b"format")
         if text is None or b"models" not in items:
             raise TreeError("the store's tree has no format or no models", hint=REPAIR)
@@ -147,7 +182,10 @@ class StoreTree:
                 f"the store has the format {content[:60]!r}, this git-gru knows {FORMAT_TEXT!r}",
                 hint="install a newer git-gru",
             )
-        return items[b"models"].oid
+        self._groups = {item.name: item.oid for item in self._folder(items[b"models"].oid, b"")}
+        if b"incoming" in items:
+            arrived = self._folder(items[b"incoming"].oid, b"")
+            self.incoming = {item.name.decode("ascii", "replace"): item.oid for item in arrived}
 
     def _root(self, commit: bytes) -> bytes:
         text = bytes(self._objects.expect(commit, "commit"))

@@ -7,6 +7,7 @@ on top of the other's state and tries again.
 """
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -94,17 +95,8 @@ class Writer:
             self._store.lookup.stamp(manifest.digest)
             return
         model = self._model_tree(manifest)
-        while True:
-            old = self._store.tip()
-            new, entries = StoreTree(self._store.objects, old).write({manifest.digest: model.oid})
-            pack = self._pack or PackWriter(self._packs, len(entries) + 1)
-            self._pack = pack
-            for entry in (model, *entries):
-                pack.add(entry)
-            pack.finish()
-            self._pack = None
-            if self._store.update_ref(new, old):
-                break
+        pack, self._pack = self._pack, None
+        old, new = link(self._store, {manifest.digest: model.oid}, [model], pack)
         if known:
             self._store.objects.packs()  # looks at them anew: the mended copies shall be found before the damaged ones
         names = (old.hex() if old else "", new.hex())
@@ -147,6 +139,30 @@ class Writer:
                 deltas.add(id)
                 wanted.append(row.base)
         return make_model_tree(blobs, deltas)
+
+
+def link(
+    store: "Store", models: Mapping[str, bytes], entries: Sequence[Entry], pack: PackWriter | None = None
+) -> tuple[bytes | None, bytes]:
+    """Makes models (digest -> model tree) durable and reachable, whose blobs are in the store or in `pack`.
+
+    `entries` are the objects that are in neither yet. The caller holds the store's lock, shared. Returns the store's commit
+    before and after. `pack` is finished, or thrown away where that fails.
+    """
+    while True:
+        old = store.tip()
+        new, upper = StoreTree(store.objects, old).write(models)
+        pack = pack or PackWriter(store.repository / "objects/pack", len(entries) + len(upper))
+        try:
+            for entry in (*entries, *upper):
+                pack.add(entry)
+        except BaseException:
+            pack.abandon()
+            raise
+        pack.finish()
+        if store.update_ref(new, old):
+            return old, new
+        pack = None
 
 
 def _encode(id: str, data: Buffer, dtype: str) -> tuple[str, int, Entry, int]:

@@ -1,0 +1,229 @@
+"""A Git repository as a remote of the store: any host that Git can fetch from and push to, with nothing installed there.
+
+The hub's `refs/gru/store` is the state. Git does the transport, run in the store with the user's own credentials and settings
+(`transport_environment`): a state comes by a shallow fetch without model trees and blobs, trees and blobs come by their names,
+many a request, and a new state goes by an ordinary push, whose fast-forward rule is the compare-and-swap. (Sources: git-fetch(1)
+and git-clone(1) on partial clones, git-push(1), gitprotocol-v2(5).)
+
+The settings that make the hub a *promisor* stand on the command line of each fetch alone: no other command ever fetches a missing
+object by itself. `refs/gru/remotes/<name>` remembers the state that was seen last.
+"""
+
+import contextlib
+import fcntl
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from git_gru.git.repository import Repository
+from git_gru.git.run import LOCAL_VARIABLES, Environment, GitMissingError, child_environment
+from git_gru.ids import digest
+from git_gru.store.remote import RemoteError
+from git_gru.store.store import REF, Store
+
+Tell = Callable[[bytes], None]
+"""Takes what git says on stderr while it works."""
+
+_FORWARDED = r"^(http|credential|ssh|url|protocol|core\.(sshcommand|gitproxy|askpass))\."
+_HERE = ("local", "worktree", "command")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
+_MOVED = (
+    "[rejected]",
+    "fetch first",
+    "non-fast-forward",
+    "failed to update ref",
+    "cannot lock ref",
+    "failed to lock",
+    "incorrect old value",
+    "reference already exists",
+    "unable to create",
+    "remote ref is at",
+)
+_ABSENT = ("does not appear to be a git repository", "repository not found", "not found", "does not exist")
+
+_QUICK = (
+    # Weights do not compress, and Git would hunt for deltas between them
+    *("-c", "core.compression=0", "-c", "pack.compression=0", "-c", "pack.window=0"),
+    *("-c", "core.bigFileThreshold=1k", "-c", "core.hooksPath=/dev/null"),
+    *("-c", "maintenance.auto=false", "-c", "gc.auto=0", "-c", "protocol.version=2"),
+    *("-c", "fetch.unpackLimit=1", "-c", "fetch.fsckObjects=false", "-c", "fetch.recurseSubmodules=false"),
+)
+
+
+def transport_environment(repo: Repository) -> Environment:
+    """The environment in which git, run in the store, reaches the same hosts in the same way as in `repo`.
+
+    What ties a process to the user's repository is taken out; settings about transport that only that repository or the command
+    line has (a proxy, a credential helper, an ssh command) are passed on.
+    """
+    listed = repo.completed("config", "--show-scope", "-z", "--get-regexp", _FORWARDED).stdout
+    fields = listed.decode("utf-8", "surrogateescape").split("\0")
+    environment: dict[str, str | None] = dict(LOCAL_VARIABLES)
+    count = 0
+    for scope, setting in zip(fields[::2], fields[1::2], strict=False):
+        if scope in _HERE:
+            key, _, value = setting.partition("\n")
+            environment[f"GIT_CONFIG_KEY_{count}"], environment[f"GIT_CONFIG_VALUE_{count}"] = key, value
+            count += 1
+    environment["GIT_CONFIG_COUNT"] = str(count) if count else None
+    return environment
+
+
+class GitRemote:
+    """The Git repository at `url` (absolute, if it is a path), as a remote of `store`. A `git_gru.store.remote.Remote`.
+
+    `name` is for messages. `optional` says that there may be no repository at `url`, which then has no state.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        url: str,
+        environment: Environment,
+        *,
+        optional: bool = False,
+        tell: Tell | None = None,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self._store = store
+        self._environment = environment
+        self._optional = optional
+        self._tell = tell
+        self._ref = f"refs/gru/remotes/{_component(name, url)}"
+
+    def look(self) -> bytes | None:
+        """As `Remote.look`."""
+        with self._alone():
+            status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
+            if status == 0:
+                return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
+        missing = f"couldn't find remote ref {REF}" in said
+        if missing or (self._optional and any(text in said.lower() for text in _ABSENT)):
+            return None
+        raise self._error("cannot be read", said)
+
+    def trees(self, oids: Sequence[bytes]) -> None:
+        """As `Remote.trees`."""
+        self._objects(oids)
+
+    def blobs(self, oids: Sequence[bytes]) -> None:
+        """As `Remote.blobs`."""
+        self._objects(oids)
+
+    def move(self, new: bytes, old: bytes | None) -> bool:
+        """As `Remote.move`."""
+        status, said = self._git(
+            *_QUICK, *self._as_remote(), "push", self._progress(), "--no-verify",
+            "--recurse-submodules=no", "gru", f"{new.hex()}:{REF}",
+        )  # fmt: skip
+        if status == 0:
+            with self._alone():
+                self._git("update-ref", "--no-deref", self._ref, new.hex())
+            return True
+        if any(text in said.lower() for text in _MOVED):
+            return False
+        raise self._error("does not take the models", said)
+
+    def _objects(self, oids: Sequence[bytes]) -> None:
+        names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()
+        if not names:
+            return
+        status, said = self._fetch(
+            *("--filter=blob:none", "--stdin"),
+            settings=("-c", "fetch.negotiationAlgorithm=noop"),
+            input=names,
+        )
+        if status != 0:
+            raise self._error("does not give what it should have", said)
+
+    def _fetch(
+        self,
+        *options: str,
+        wanted: Sequence[str] = (),
+        settings: Sequence[str] = (),
+        input: bytes = b"",
+    ) -> tuple[int, str]:
+        promised = ("-c", "remote.gru.promisor=true", "-c", "remote.gru.partialclonefilter=blob:none")
+        return self._git(
+            *_QUICK, *promised, *settings, *self._as_remote(), "fetch", self._progress(), "--no-tags",
+            "--no-write-fetch-head", "--no-auto-maintenance", "--recurse-submodules=no", *options, "gru", *wanted,
+            input=input,
+        )  # fmt: skip
+
+    def _as_remote(self) -> tuple[str, ...]:
+        return ("-c", f"remote.gru.url={self.url}")
+
+    def _progress(self) -> str:
+        return "--progress" if self._tell is not None else "--quiet"
+
+    def _git(self, *arguments: str, input: bytes = b"") -> tuple[int, str]:
+        """(exit status, what was said) of `git ARGUMENTS` in the store."""
+        import subprocess
+        import threading
+
+        try:
+            process = subprocess.Popen(
+                ["git", "--git-dir", str(self._store.repository), *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=child_environment(self._environment),
+            )
+        except FileNotFoundError:
+            raise GitMissingError from None
+        assert process.stdin is not None and process.stdout is not None
+        source = process.stdin
+
+        def feed() -> None:
+            with contextlib.suppress(BrokenPipeError):
+                source.write(input)
+            with contextlib.suppress(BrokenPipeError):
+                source.close()
+
+        with process:
+            feeder = threading.Thread(target=feed)
+            feeder.start()
+            said = bytearray()
+            while piece := process.stdout.read1(4096):  # type: ignore[attr-defined]
+                said += piece
+                if self._tell is not None:
+                    self._tell(piece)
+            feeder.join()
+        return process.returncode, said.decode("utf-8", "replace")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the lock for what git does under locks of its own; those that a killed git left behind are taken away."""
+        with open(self._store.folder / "fetch.lock", "ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            for left in ("shallow.lock", f"{self._ref}.lock"):
+                Path(self._store.repository, left).unlink(missing_ok=True)
+            yield
+
+    def _error(self, what: str, said: str) -> RemoteError:
+        lines = [line.strip() for line in said.replace("\r", "\n").splitlines()]
+        told = [
+            line.partition(": ")[2] if line.startswith(("fatal: ", "error: ")) else line
+            for line in lines
+            if line.startswith(("fatal: ", "error: ", "remote: ", "!", "ssh: ", "Permission denied"))
+        ]
+        return RemoteError(
+            f"the remote {self.name} ({self.url}) {what}: {'; '.join(told) or said.strip() or 'git failed'}",
+            hint=_hint(said),
+        )
+
+
+def _hint(said: str) -> str | None:
+    if "unadvertised object" in said:
+        return "The server must give objects by name: git config uploadpack.allowAnySHA1InWant true, on the server"
+    if "Authentication failed" in said or "Permission denied" in said or "could not read Username" in said:
+        return "Check that a plain `git fetch` from there works; git-gru uses the same credentials"
+    return None
+
+
+def _component(name: str, url: str) -> str:
+    """`name` as one component of a reference's name; for one that cannot be it, a digest."""
+    good = _NAME.match(name) and ".." not in name and not name.endswith((".lock", "."))
+    return name if good else f"url-{digest(f'{name} {url}'.encode())[:16]}"

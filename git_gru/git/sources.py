@@ -1,0 +1,139 @@
+"""Sources: where models may be, in the order in which they are looked for.
+
+1. this repository's own `refs/gru/store` (somebody pushed to it),
+2. the current branch's remote, then the other remotes, each first as a hub (its `refs/gru/store`), then as somebody's working
+   repository (the store in its Git folder),
+3. the store that the committed file `.gruconfig` names (for forks, mirrors and bare clones, which do not carry `refs/gru/*`),
+   once the user has said `git gru trust`:
+
+       [store]
+           url = https://host/models.git
+
+`.gruconfig` has the format of git-config(1); nothing in it is used but `store.url`.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from git_gru.errors import InputError
+from git_gru.git.git_remote import GitRemote, Tell, transport_environment
+from git_gru.git.repository import Repository
+from git_gru.store.store import REF, Store
+
+CONFIG_FILE = ".gruconfig"
+TRUSTED = "gru.trustedStore"
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_SCP = re.compile(r"[^/:]+:")  # host:path, as git knows it
+
+
+class UnknownRemoteError(InputError):
+    """A name that is no remote of this repository."""
+
+
+def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterator[GitRemote]:
+    """The remotes in order. They are made one by one: whoever found all models asks for no more."""
+    environment = transport_environment(repo)
+    own = str(repo.common_dir)
+    if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
+        yield GitRemote(store, "this repository", own, environment, tell=tell)
+    for name in remote_names(repo):
+        url = fetch_url(repo, name)
+        yield GitRemote(store, name, url, environment, tell=tell)
+        for place in _nested(url):
+            yield GitRemote(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
+    named = committed_store(repo)
+    if named is not None and named in trusted_stores(repo):
+        yield GitRemote(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
+
+
+def remote_names(repo: Repository) -> list[str]:
+    """The names of the remotes, the current branch's first, then `origin`."""
+    names = repo.git("remote").decode("utf-8", "surrogateescape").split("\n")[:-1]
+    branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+    first = [repo.config(f"branch.{branch}.remote") if branch else None, "origin"]
+    return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
+
+
+def fetch_url(repo: Repository, name: str) -> str:
+    """The address that a remote is fetched from. Raises `UnknownRemoteError`."""
+    return _url(repo, name, push=False)
+
+
+def push_url(repo: Repository, name: str) -> str:
+    """The address that a remote is pushed to. Raises `UnknownRemoteError`."""
+    return _url(repo, name, push=True)
+
+
+def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
+    """The remote that a push to `name` at `url` goes to."""
+    return GitRemote(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
+
+
+def committed_store(repo: Repository) -> str | None:
+    """The store that `.gruconfig` names: the worktree's, or else the one in HEAD."""
+    places = [["--blob", f"HEAD:{CONFIG_FILE}"]]
+    if repo.worktree is not None and (repo.worktree / CONFIG_FILE).is_file():
+        places.insert(0, ["--file", str(repo.worktree / CONFIG_FILE)])
+    for place in places:
+        found = repo.completed("config", *place, "--no-includes", "--get", "store.url")
+        url = found.stdout.decode("utf-8", "replace").strip()
+        if found.returncode == 0 and url and not url.startswith("-"):
+            return url
+    return None
+
+
+def trusted_stores(repo: Repository) -> list[str]:
+    """The addresses that the user has approved for this repository."""
+    listed = repo.completed("config", "--get-all", TRUSTED).stdout
+    return listed.decode("utf-8", "replace").splitlines()
+
+
+def trust(repo: Repository) -> str:
+    """Approves the store that `.gruconfig` names, for this repository; returns its address. Raises `InputError`."""
+    url = committed_store(repo)
+    if url is None:
+        raise InputError(
+            f"no {CONFIG_FILE} here names a store",
+            hint=f"Whoever publishes the models commits one: git config -f {CONFIG_FILE} store.url URL",
+        )
+    if url not in trusted_stores(repo):
+        repo.git("config", "--local", "--add", TRUSTED, url)
+    return url
+
+
+def absolute(repo: Repository, url: str) -> str:
+    """`url`, with a relative path resolved as git does it: from the worktree's top."""
+    if _SCHEME.match(url) or _SCP.match(url):
+        return url
+    return str((repo.top / Path(url).expanduser()).resolve())
+
+
+def _url(repo: Repository, name: str, *, push: bool) -> str:
+    result = repo.completed("remote", "get-url", *(["--push"] if push else []), name)
+    if result.returncode != 0:
+        raise UnknownRemoteError(
+            f"{name} is no remote of this repository", hint="See what there is: git remote -v"
+        )
+    return absolute(repo, result.stdout.decode("utf-8", "surrogateescape").split("\n")[0])
+
+
+def _nested(url: str) -> list[str]:
+    """Where the store of a working repository at `url` would be."""
+    base = url.rstrip("/")
+    inside = [f"{base}/gru/store.git"] if base.endswith(".git") else [f"{base}/.git/gru/store.git"]
+    path = Path(url.removeprefix("file://"))
+    if _SCP.match(url) or (_SCHEME.match(url) and not url.startswith("file://")):
+        return inside
+    git_file = path / ".git"
+    if git_file.is_file():  # a linked worktree or a submodule: its Git folder is elsewhere
+        found = git_file.read_text(errors="replace").strip().removeprefix("gitdir: ")
+        folder = (path / found).resolve()
+        common = folder / "commondir"
+        folder = (folder / common.read_text().strip()).resolve() if common.is_file() else folder
+        inside = [str(folder / "gru/store.git")]
+    candidates = [*inside, f"{base}/gru/store.git"]
+    return [
+        place for place in dict.fromkeys(candidates) if Path(place.removeprefix("file://"), "HEAD").is_file()
+    ]

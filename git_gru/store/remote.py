@@ -1,0 +1,55 @@
+"""Remotes: where a store's objects go to and come from.
+
+A *remote* keeps the same objects as a store: a commit with its trees (`trees`), of which it names one as its *state*. Whoever
+works with a remote has its objects in the local `Objects` first: `look` brings the state's commit and upper trees, `trees` and
+`blobs` what is asked for by name, `move` sends a new state with all objects that the remote lacks. The state moves by
+compare-and-swap, so that of two who publish at once none loses what it published.
+
+`publish` and `bring` work through this Protocol alone. Git hosts are one implementation (`git/git_remote.py`); the one in memory
+(`memory_remote`) is the reference for it and for those to come: tests/git/test_remote_contract.py is what each must pass.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from git_gru.errors import GruError
+
+BATCH_BYTES = 1 << 27
+"""Most bytes that are sent or fetched in one piece, give or take a chunk: what an interruption costs at worst."""
+
+
+class RemoteError(GruError):
+    """A remote that cannot be reached, refuses, or lacks what it should have."""
+
+    exit_code = 5
+
+
+class Remote(Protocol):
+    """One remote as seen from one store. For one thread."""
+
+    @property
+    def name(self) -> str:
+        """The remote's name or address, for messages; `refs/gru/remotes/<name>` remembers its state."""
+        ...
+
+    def look(self) -> bytes | None:
+        """The remote's state now (a commit), or None while it has none; its upper trees are here on return.
+
+        Raises `RemoteError` when the remote cannot be read.
+        """
+        ...
+
+    def trees(self, oids: Sequence[bytes]) -> None:
+        """Makes these model trees durable here. Raises `RemoteError` where one cannot be had."""
+        ...
+
+    def blobs(self, oids: Sequence[bytes]) -> None:
+        """Makes these blobs durable here. Raises `RemoteError` where one cannot be had."""
+        ...
+
+    def move(self, new: bytes, old: bytes | None) -> bool:
+        """Sends the commit `new` with what the remote lacks of it, and makes it the state if that is still `old`.
+
+        `new` is a child of `old`. False when the state is another by now. Raises `RemoteError` when the remote refuses.
+        """
+        ...
