@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from git_gru.cli.boundary import say, tell
 from git_gru.errors import InputError
@@ -21,6 +21,13 @@ class _Stderr:
 
     def failed(self, path: str, error: Exception) -> None:
         tell(error, self._environ, name="git-gru", about=path)
+
+    def bringing(self, models: int, size: int) -> Callable[[int, int], None] | None:
+        if not sys.stderr.isatty():
+            return None
+        from git_gru.cli.progress import bytes_progress
+
+        return bytes_progress(f"fetching {models} model{'s' if models > 1 else ''}")
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:

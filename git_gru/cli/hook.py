@@ -1,12 +1,32 @@
 """`git-gru hook NAME`: what the hook stubs call. No click here: a commit waits for it."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from git_gru.errors import InputError
 from git_gru.git import hooks
 from git_gru.git.repository import Repository
 
-HOOKS: dict[str, Callable[[Repository], None]] = {"pre-commit": hooks.pre_commit}
+
+def _pre_commit(repo: Repository, arguments: Sequence[str]) -> None:
+    hooks.pre_commit(repo)
+
+
+def _pre_push(repo: Repository, arguments: Sequence[str]) -> None:
+    """Called with the remote's name and address; a line on stdin for each reference: its local name and commit, the remote's."""
+    from git_gru.cli.progress import bytes_progress
+    from git_gru.git.publishing import RefUpdate, publish_updates
+
+    name, url = arguments
+    lines = [line.split(" ") for line in sys.stdin.read().splitlines() if line.strip()]
+    updates = [RefUpdate(local=fields[1], remote=fields[3]) for fields in lines]
+    publish_updates(repo, name, url, updates, progress=bytes_progress(f"sending models to {name}"))
+
+
+HOOKS: dict[str, Callable[[Repository, Sequence[str]], None]] = {
+    "pre-commit": _pre_commit,
+    "pre-push": _pre_push,
+}
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -16,5 +36,5 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         raise InputError(
             f"no such hook: {' '.join(argv) or '(none)'}", hint="Write the stubs anew: git gru install"
         )
-    hook(Repository.find())
+    hook(Repository.find(), argv[1:])
     return 0

@@ -27,6 +27,7 @@ _SETUP = "Set up"
 _LOOK = "Look"
 _CHANGE = "Combine and take back"
 _TRAIN = "Train"
+_TRANSFER = "Transfer"
 _STORE = "Storage"
 
 VERBS: dict[str, Verb] = {
@@ -40,6 +41,7 @@ VERBS: dict[str, Verb] = {
     "show": Verb("git_gru.cli.show", _LOOK, "Show a model or one of its tensors."),
     "log": Verb("git_gru.cli.log", _LOOK, "List the commits that touch models."),
     "diff": Verb("git_gru.cli.diff", _LOOK, "Compare two versions of a model, tensor by tensor."),
+    "cat": Verb("git_gru.cli.cat", _LOOK, "Write a model or one of its tensors to standard output."),
     "merge": Verb("git_gru.cli.merge", _CHANGE, "Merge branches by averaging their models."),
     "revert": Verb("git_gru.cli.revert", _CHANGE, "Take a commit's weight change out again."),
     "cherry-pick": Verb("git_gru.cli.cherry_pick", _CHANGE, "Apply a commit's weight change here."),
@@ -48,6 +50,13 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
+    "push": Verb("git_gru.cli.push", _TRANSFER, "Send models to a remote, without their branches."),
+    "fetch": Verb("git_gru.cli.fetch", _TRANSFER, "Bring models of commits into the store."),
+    "pull": Verb("git_gru.cli.pull", _TRANSFER, "Put weights in place of manifests in the worktree."),
+    "prefetch": Verb(
+        "git_gru.cli.prefetch", _TRANSFER, "Bring the models at all branch tips into the store."
+    ),
+    "trust": Verb("git_gru.cli.trust", _TRANSFER, "Approve the store that .gruconfig names."),
     "repack": Verb("git_gru.cli.repack", _STORE, "Make the store smaller: older versions become deltas."),
 }
 

@@ -1,6 +1,9 @@
-"""A run as it goes, on stderr: one live line in a terminal, a plain line for each checkpoint everywhere."""
+"""Long work as it goes, on stderr: a bar of bytes in a terminal; for a run one live line there, and a plain line for each
+checkpoint everywhere.
+"""
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -8,6 +11,44 @@ from git_gru.cli.boundary import printable
 from git_gru.cli.render import plural
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
+
+
+def bytes_progress(what: str) -> Callable[[int, int], None] | None:
+    """A bar for work that is told of as (done, all) in bytes; None where stderr is no terminal.
+
+    It ends by itself with the last byte, or with the process.
+    """
+    if not sys.stderr.isatty():
+        return None
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+    task = bar.add_task(what, total=None)
+
+    def update(done: int, every: int) -> None:
+        if not bar.live.is_started:
+            bar.start()
+        bar.update(task, completed=done, total=every)
+        if done >= every:
+            bar.stop()
+
+    return update
 
 
 class RunProgress:

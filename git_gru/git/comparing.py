@@ -56,7 +56,9 @@ class StoredVersion:
 
     def chunk(self, tensor: str, index: int) -> bytes:
         """See `Version`. Raises `StoreError` when the chunk is missing or damaged."""
-        return self.opened().chunk(self.manifest.tensors[tensor].chunks[index])
+        store = self.opened()
+        store.require([self.manifest])
+        return store.chunk(self.manifest.tensors[tensor].chunks[index])
 
 
 @dataclass(frozen=True)

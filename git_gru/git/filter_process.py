@@ -3,6 +3,9 @@
 `clean` turns a file's bytes into its manifest, `smudge` a manifest back into the bytes. One process serves all files of a
 git command. Protocol: gitattributes(5), "Long Running Filter Process", version 2.
 
+A model that is not in the store is brought from a remote. Where Git allows it (a checkout does), such files are *delayed*: their
+manifests are remembered, and when Git asks for them, all are brought in one batch.
+
 Invariants:
 - A manifest is answered only after `ingest` has made every chunk that it names durable (docs/format.md).
 - What comes in is read to its end before anything is answered; Git would otherwise wait for us while we wait for it.
@@ -13,9 +16,9 @@ Invariants:
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from git_gru.errors import StoreError
 from git_gru.git.pktline import (
@@ -29,11 +32,17 @@ from git_gru.git.pktline import (
 )
 from git_gru.git.repository import Repository
 from git_gru.store.ingest import ingest
-from git_gru.store.manifest import is_manifest, parse_manifest
+from git_gru.store.manifest import Manifest, is_manifest, parse_manifest
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
 
-CAPABILITIES = ("clean", "smudge")
+if TYPE_CHECKING:
+    from git_gru.git.selection import Selection
+
+Progress = Callable[[int, int], None]
+"""Told (done, all) in bytes."""
+
+CAPABILITIES = ("clean", "smudge", "delay")
 PIPE_BYTES = 1 << 20
 """What the pipes to and from Git are asked to hold; Linux's default of 64 KiB makes the two processes take turns."""
 
@@ -49,6 +58,9 @@ class Reporter(Protocol):
 
     def failed(self, path: str, error: Exception) -> None:
         """The file at `path` could not be filtered."""
+
+    def bringing(self, models: int, size: int) -> Progress | None:
+        """So many models, of so many bytes, are brought from a remote; what to tell of their progress."""
 
 
 def serve(stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool = False) -> None:
@@ -85,6 +97,9 @@ class _Session:
         self._writer = writer
         self._reporter = reporter
         self._skip_smudge = skip_smudge
+        self._delayed: dict[str, Manifest] = {}
+        self._ready: dict[str, Manifest] = {}
+        self._failure: Exception | None = None
 
     @cached_property
     def _repository(self) -> Repository:
@@ -92,14 +107,29 @@ class _Session:
 
     @cached_property
     def _store(self) -> Store:
-        return self._repository.store()
+        store = self._repository.store()
+        if not (store.folder / "hooks-offered").exists():
+            from git_gru.git import hooks
+
+            with contextlib.suppress(OSError):  # a hook folder that cannot be written is no reason not to filter
+                hooks.ensure(self._repository)
+        return store
+
+    @cached_property
+    def _selection(self) -> "Selection":
+        from git_gru.git.selection import Selection
+
+        return Selection.of(self._repository)
 
     def answer(self) -> None:
         """Reads one command with its content and answers it."""
         request = dict(line.partition("=")[::2] for line in self._reader.lines())
+        if request.get("command") == "list_available_blobs":
+            self._list_available()
+            return
         path = request.get("pathname", "")
         content = self._reader.content()
-        commands: dict[str, Callable[[str, Content], Iterable[Buffer]]] = {
+        commands: dict[str, Callable[[str, Content, bool], Iterable[Buffer] | None]] = {
             "clean": self._clean,
             "smudge": self._smudge,
         }
@@ -107,8 +137,12 @@ class _Session:
             command = commands.get(request.get("command", ""))
             if command is None:
                 raise ProtocolError(f"unknown command {request.get('command')!r}")
-            pieces = iter(command(path, content))
+            answer = command(path, content, "can-delay" in request)
             content.drain()
+            if answer is None:
+                self._writer.lines("status=delayed")
+                return
+            pieces = iter(answer)
             first = next(pieces, b"")
         except (EndOfStreamError, BrokenPipeError):
             raise
@@ -130,7 +164,27 @@ class _Session:
         self._writer.flush()
         self._writer.lines()  # the status stands
 
-    def _clean(self, path: str, content: Content) -> Iterable[Buffer]:
+    def _list_available(self) -> None:
+        """Answers with the paths of the delayed files, whose models are here by then or cannot be had; at last with none."""
+        paths = list(self._delayed)
+        if paths:
+            try:
+                self._bring(list(self._delayed.values()))
+            except Exception as error:  # told with each file that it concerns, when Git asks for that
+                self._failure = error
+            self._ready.update(self._delayed)
+            self._delayed.clear()
+        self._writer.lines(*(f"pathname={path}" for path in paths))
+        self._writer.lines("status=success")
+
+    def _bring(self, manifests: Sequence[Manifest]) -> None:
+        from git_gru.git.sources import sources  # with them come subprocesses, which most filters never start
+        from git_gru.store.bring import bring
+
+        progress = self._reporter.bringing(len(manifests), sum(manifest.size for manifest in manifests))
+        bring(self._store, sources(self._repository, self._store), manifests, progress)
+
+    def _clean(self, path: str, content: Content, can_delay: bool) -> Iterable[Buffer]:
         head = _take(content, MAX_PAYLOAD)
         if not head:
             return ()
@@ -147,14 +201,30 @@ class _Session:
             self._reporter.warn(path, f"kept as raw bytes, because it is no valid safetensors file: {reason}")
         return (result.manifest.encode(),)
 
-    def _smudge(self, path: str, content: Content) -> Iterable[Buffer]:
+    def _smudge(self, path: str, content: Content, can_delay: bool) -> Iterable[Buffer] | None:
+        """The file's bytes; None for one that is delayed."""
         head = _take(content, MAX_PAYLOAD)
+        if not head and path in self._ready:
+            return self._restored(self._ready.pop(path))
         if not is_manifest(head):
             return self._spooled(head, content)
         data = _whole_manifest(head, content, path)
         if self._skip_smudge:
             return (data,)
-        return restore(self._store, parse_manifest(data, where=path))
+        manifest = parse_manifest(data, where=path)
+        if not self._store.has_model(manifest.digest):
+            if not self._selection.allows(path):
+                return (data,)
+            if can_delay:
+                self._delayed[path] = manifest
+                return None
+            self._bring([manifest])
+        return self._restored(manifest)
+
+    def _restored(self, manifest: Manifest) -> Iterable[Buffer]:
+        if self._failure is not None and not self._store.has_model(manifest.digest):
+            raise self._failure
+        return restore(self._store, manifest)
 
     def _spooled(self, head: bytes, content: Content) -> Iterable[Buffer]:
         """The content itself, kept in memory while it is small and in an unnamed file when it is not."""

@@ -137,7 +137,7 @@ def decisions(base: Manifest | None, sides: Sequence[Manifest], labels: Sequence
 def merge_models(store: Store, base: Manifest | None, sides: Sequence[Manifest], rules: Rules) -> ModelMerge:
     """Merges versions of one model; `sides[0]` is ours. The result is durable in the store when this returns.
 
-    Raises `StoreError` when a chunk that is needed is missing or damaged.
+    Versions that are not here are brought from a remote. Raises `StoreError` when a chunk that is needed is missing or damaged.
     """
     changed = [index for index, side in enumerate(sides) if base is None or side.digest != base.digest]
     made = decisions(base, sides, rules.labels)
@@ -151,6 +151,7 @@ def merge_models(store: Store, base: Manifest | None, sides: Sequence[Manifest],
         names = " and ".join(rules.labels[index] for index in changed)
         conflict = ModelConflict(None, f"{names} differ, and not all versions are safetensors files")
         return ModelMerge(manifest=sides[0], counts=Counts(conflicts=1), conflicts=(conflict,))
+    store.require([*sides, *([base] if base else [])])
     return _Merger(store, base, sides, rules).run(made)
 
 

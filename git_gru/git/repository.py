@@ -14,7 +14,9 @@ from git_gru.git.run import LOCAL_VARIABLES, Environment, completed, git, inheri
 
 if TYPE_CHECKING:
     import subprocess
+    from collections.abc import Sequence
 
+    from git_gru.store.manifest import Manifest
     from git_gru.store.store import Store
 
 
@@ -117,10 +119,19 @@ class Repository:
         return self.common_dir / "gru"
 
     def store(self) -> "Store":
-        """The repository's store, made when it is missing."""
+        """The repository's store, made when it is missing. Models that it lacks are brought from remotes as they are read."""
         from git_gru.store.store import Store
 
-        return Store.open(self.gru_dir)
+        store = Store.open(self.gru_dir)
+
+        def supply(manifests: "Sequence[Manifest]") -> None:
+            from git_gru.git.sources import sources
+            from git_gru.store.bring import bring
+
+            bring(store, sources(self, store), manifests)
+
+        store.supply = supply
+        return store
 
     def config(self, key: str) -> str | None:
         """The value of a Git setting as this repository sees it (system, global, local), or None."""

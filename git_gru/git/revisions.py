@@ -162,6 +162,7 @@ class ModelReader:
     def __init__(self, repo: Repository, *, skip_unreadable: bool = False) -> None:
         self.unreadable: set[str] = set()
         self._skip_unreadable = skip_unreadable
+        self._repo = repo
         self._objects: Any = repo.pygit2
         self._blobs: dict[str, Manifest | None] = {}
         self._trees: dict[str, tuple[tuple[str, str], ...]] = {}
@@ -189,10 +190,13 @@ class ModelReader:
         import pygit2
 
         oid = pygit2.Oid(hex=blob)
-        kind, size = self._objects.odb.read_header(oid)
-        if kind != pygit2.enums.ObjectType.BLOB or size > MANIFEST_LIMIT:
-            return None
-        data = self._objects.odb.read(oid)[1]
+        try:
+            kind, size = self._objects.odb.read_header(oid)
+            if kind != pygit2.enums.ObjectType.BLOB or size > MANIFEST_LIMIT:
+                return None
+            data = self._objects.odb.read(oid)[1]
+        except KeyError:  # a partial clone: git fetches the object
+            data = self._repo.git("cat-file", "blob", blob, check=False)
         if not is_manifest(data):
             return None
         try:

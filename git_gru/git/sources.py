@@ -13,12 +13,13 @@
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from git_gru.errors import InputError
 from git_gru.git.git_remote import GitRemote, Tell, transport_environment
 from git_gru.git.repository import Repository
+from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.store import REF, Store
 
 CONFIG_FILE = ".gruconfig"
@@ -28,11 +29,33 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SCP = re.compile(r"[^/:]+:")  # host:path, as git knows it
 
 
+class _Untrusted:
+    """The store that `.gruconfig` names before the user has approved it: a remote that is never contacted."""
+
+    def __init__(self, url: str) -> None:
+        self.name = f"{url}, which {CONFIG_FILE} names and which is not approved: git gru trust"
+
+    def look(self) -> None:
+        """As `Remote.look`: nothing is known of it."""
+
+    def trees(self, oids: Sequence[bytes]) -> None:
+        """As `Remote.trees`."""
+        raise RemoteError(self.name)
+
+    def blobs(self, oids: Sequence[bytes]) -> None:
+        """As `Remote.blobs`."""
+        raise RemoteError(self.name)
+
+    def move(self, new: bytes, old: bytes | None) -> bool:
+        """As `Remote.move`."""
+        raise RemoteError(self.name)
+
+
 class UnknownRemoteError(InputError):
     """A name that is no remote of this repository."""
 
 
-def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterator[GitRemote]:
+def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterator[Remote]:
     """The remotes in order. They are made one by one: whoever found all models asks for no more."""
     environment = transport_environment(repo)
     own = str(repo.common_dir)
@@ -46,6 +69,8 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
         yield GitRemote(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
+    elif named is not None:
+        yield _Untrusted(named)
 
 
 def remote_names(repo: Repository) -> list[str]:
@@ -54,6 +79,17 @@ def remote_names(repo: Repository) -> list[str]:
     branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
     first = [repo.config(f"branch.{branch}.remote") if branch else None, "origin"]
     return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
+
+
+def default_remote(repo: Repository) -> str:
+    """The remote that a push goes to where none is named. Raises `UnknownRemoteError` when there is none."""
+    branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+    chosen = repo.config(f"branch.{branch}.pushRemote") if branch else None
+    names = remote_names(repo)
+    name = chosen or repo.config("remote.pushDefault") or (names[0] if names else None)
+    if name is None:
+        raise UnknownRemoteError("this repository has no remote", hint="Name one: git remote add origin URL")
+    return name
 
 
 def fetch_url(repo: Repository, name: str) -> str:

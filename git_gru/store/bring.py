@@ -147,6 +147,10 @@ class Part:
             self.ensure([id])
             return read_chunk(self._store.objects, self._blobs.get, id)
 
+    def close(self) -> None:
+        """Closes the store that it reads."""
+        self._store.close()
+
 
 def locate(store: Store, remotes: Iterable[Remote], manifest: Manifest) -> Part:
     """The model in this store or in the first remote that has it; nothing but its tree is fetched.

@@ -83,8 +83,9 @@ def publish(
 ) -> Published:
     """Makes the models of `lineages` (each newest first) models of the remote; those that it has cost nothing.
 
-    The newest of each lineage and the models whose digests are in `keep_plain` travel as plain encodings. Raises
-    `ModelMissingError` naming models that are not in this store, and `RemoteError`; whatever was sent by then stays.
+    The newest of each lineage and the models whose digests are in `keep_plain` travel as plain encodings. Models that neither
+    the remote nor this store has are brought from elsewhere (`Store.supply`). Raises `ModelMissingError` naming models that
+    are nowhere, and `RemoteError`; whatever was sent by then stays.
     """
     with store.locked(alone=False):
         work = _Publish(store, remote, progress)
@@ -106,7 +107,10 @@ class _Publish:
         self.models = self.blobs = self.bytes = self.all = 0
 
     def run(
-        self, lineages: Sequence[Sequence[Manifest]], keep_plain: Set[str], related: Related
+        self,
+        lineages: Sequence[Sequence[Manifest]],
+        keep_plain: Set[str],
+        related: Related,
     ) -> Published:
         state = StoreTree(self.store.objects, self.tip)
         there = state.models()
@@ -114,6 +118,7 @@ class _Publish:
         models = {manifest.digest: manifest for line in lines for manifest in line}
         if not models:
             return Published(0, 0, 0)
+        self.store.require(models.values())
         self._require_here(models.values())
         if there:
             self._find_kept(models.values(), there, related)

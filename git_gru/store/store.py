@@ -11,7 +11,7 @@ import fcntl
 import functools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -72,6 +72,8 @@ class Store:
         self.folder = folder
         self.repository = folder / "store.git"
         self.objects = Objects(self.repository)
+        self.supply: Callable[[Sequence[Manifest]], None] | None = None
+        """Brings models that this store lacks from elsewhere, or raises; asked when one is read."""
         self._tree: StoreTree | None = None
 
     @classmethod
@@ -216,8 +218,19 @@ class Store:
         return self.read_again(lambda: self.tree().models())
 
     def blobs(self, manifest: Manifest) -> dict[str, bytes]:
-        """Chunk id -> blob for a model and the bases it needs. Raises `ModelMissingError`."""
+        """Chunk id -> blob for a model and the bases it needs, brought from elsewhere if need be.
+
+        Raises `ModelMissingError`.
+        """
+        self.require([manifest])
         return self.read_again(lambda: self._blobs(manifest))
+
+    def require(self, manifests: Iterable[Manifest]) -> None:
+        """Brings those of these models that are not here from elsewhere, if there is such a place. Raises what `supply` does."""
+        if self.supply is not None:
+            absent = [manifest for manifest in manifests if not self.has_model(manifest.digest)]
+            if absent:
+                self.supply(absent)
 
     def _blobs(self, manifest: Manifest) -> dict[str, bytes]:
         tree = self.tree().model(manifest.digest)
@@ -257,6 +270,7 @@ class Store:
         """The parsed safetensors header of a model that is not raw."""
         if manifest.header is None:
             raise StoreError(f"the model {manifest.digest[:12]} is kept raw: it has no safetensors header")
+        self.require([manifest])
         data = self.chunk(manifest.header)
         where = f"model {manifest.digest[:12]}"
         try:

@@ -8,7 +8,7 @@ ones, the power-of-two scales of F8_E8M0, which mean nothing apart from the bloc
 Sources: dtype names of https://docs.rs/safetensors; number formats of https://github.com/jax-ml/ml_dtypes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -125,6 +125,34 @@ def _round_to_odd(values: Float64) -> npt.NDArray[np.float32]:
     move = (back != values) & (bits & 1 == 0) & ~np.isnan(values)
     step = np.where(np.abs(values) > np.abs(back), 1, -1).astype(np.int32)
     return np.where(move, bits + step, bits).view(np.float32)
+
+
+def array_of(data: Buffer, dtype: str, shape: Sequence[int]) -> npt.NDArray[Any]:
+    """A tensor's bytes as an array of its own numbers; read-only where `data` is.
+
+    Raises ValueError for a dtype that holds no numbers of its own.
+    """
+    kind = np.dtype("<c8") if dtype == "C64" else layout_of(dtype).numpy
+    if layout_of(dtype).kind == "opaque":
+        raise ValueError(f"{dtype} holds no numbers")
+    array = np.frombuffer(data, dtype=kind).reshape(shape)
+    return array.view(np.bool_) if dtype == "BOOL" else array
+
+
+def npy_header(dtype: str, shape: Sequence[int]) -> bytes:
+    """What stands before a tensor's bytes in an .npy file (version 1.0; numpy's own description of the format).
+
+    dtypes that numpy lacks are described as raw elements of their width. Raises ValueError for one that holds no numbers.
+    """
+    layout = layout_of(dtype)
+    if layout.kind == "opaque":
+        raise ValueError(f"{dtype} holds no numbers")
+    plain = {"C64": "<c8", "BOOL": "|b1"}.get(dtype, layout.numpy.str)
+    kind = f"|V{layout.width}" if layout.numpy.kind == "V" and dtype not in ("C64", "BOOL") else plain
+    size = f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+    text = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {size}, }}"
+    padded = text + " " * (-(len(text) + 11) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(padded).to_bytes(2, "little") + padded.encode("ascii")
 
 
 def blocks(count: int) -> Iterator[slice]:

@@ -25,6 +25,9 @@ class Heard:
     def failed(self, path: str, error: Exception) -> None:
         self.failures.append((path, error))
 
+    def bringing(self, models: int, size: int) -> None:
+        """Nothing to be told of."""
+
 
 class Session:
     """What Git says is written to a file first, then `serve` runs, then its answers are read."""
@@ -53,7 +56,7 @@ class Session:
         with open(self._answers, "rb") as file:
             reader = PacketReader(file)
             assert reader.lines() == ["git-filter-server", "version=2"]
-            assert reader.lines() == ["capability=clean", "capability=smudge"]
+            assert reader.lines() == list(CAPABILITIES)
             found = [self._answer(reader, file) for _ in range(self.commands)]
             assert file.read() == b""
         return found

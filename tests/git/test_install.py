@@ -118,19 +118,19 @@ def test_the_hook_is_installed_kept_called_and_restored(plain_repo):
     mine = '#!/bin/sh\necho "mine: $# arguments" >&2\nexit 3\n'
     hook.write_text(mine)
     hook.chmod(0o755)
-    (change,) = install(plain_repo.repository, Scope.LOCAL, "git-gru").hooks
+    change, _ = install(plain_repo.repository, Scope.LOCAL, "git-gru").hooks
     assert (change.action, change.kept) == (
         hooks.HookAction.INSTALLED,
         hook.with_name("pre-commit.before-git-gru"),
     )
-    (change,) = install(plain_repo.repository, Scope.LOCAL, "git-gru").hooks
+    change, _ = install(plain_repo.repository, Scope.LOCAL, "git-gru").hooks
     assert change.action is hooks.HookAction.UNCHANGED
     plain_repo.write("a", b"x")
     plain_repo.git("add", "a")
     refused = plain_repo.run("git", "commit", "-m", "x")
     assert refused.returncode == 1
     assert b"mine: 0 arguments" in refused.stderr
-    (change,) = uninstall(plain_repo.repository, Scope.LOCAL).hooks
+    change, _ = uninstall(plain_repo.repository, Scope.LOCAL).hooks
     assert change.action is hooks.HookAction.RESTORED
     assert hook.read_text() == mine
     assert not change.path.with_name("pre-commit.before-git-gru").exists()
@@ -144,7 +144,7 @@ def test_the_hook_stays_while_other_settings_use_it(plain_repo):
     assert hook.exists()
     plain_repo.git("config", "--local", "--unset", "filter.gru.process")
     install(plain_repo.repository, Scope.GLOBAL, "git-gru")
-    (change,) = uninstall(plain_repo.repository, Scope.GLOBAL).hooks
+    change, _ = uninstall(plain_repo.repository, Scope.GLOBAL).hooks
     assert change.action is hooks.HookAction.REMOVED
     assert not hook.exists()
 
@@ -161,10 +161,10 @@ def test_an_executable_bit_that_is_off_keeps_a_hook_off(plain_repo):
 
 def test_core_hooks_path_is_respected(plain_repo):
     plain_repo.git("config", "core.hooksPath", "my hooks")
-    (change,) = install(plain_repo.repository, Scope.LOCAL, "git-gru").hooks
+    change, _ = install(plain_repo.repository, Scope.LOCAL, "git-gru").hooks
     assert change.path == plain_repo.path / "my hooks" / "pre-commit"
     assert not (plain_repo.path / ".git/hooks/pre-commit").exists()
-    (change,) = uninstall(plain_repo.repository, Scope.LOCAL).hooks
+    change, _ = uninstall(plain_repo.repository, Scope.LOCAL).hooks
     assert change.action is hooks.HookAction.REMOVED
 
 
@@ -177,7 +177,9 @@ def test_a_hook_that_came_after_ours_is_not_lost(plain_repo):
     with pytest.raises(hooks.InputError, match="older hook is kept"):
         install(plain_repo.repository, Scope.LOCAL, "git-gru")
     assert hook.read_text() == "#!/bin/sh\nsecond\n"
-    assert uninstall(plain_repo.repository, Scope.LOCAL).hooks == ()
+    done = uninstall(plain_repo.repository, Scope.LOCAL).hooks
+    assert [change.path.name for change in done] == ["pre-push"]
+    assert hook.read_text() == "#!/bin/sh\nsecond\n"
 
 
 def test_the_stubs_are_complete():

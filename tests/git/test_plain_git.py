@@ -302,6 +302,7 @@ def test_a_clone_without_git_gru_gets_a_sentence(two, at):
 
 
 def test_a_clone_without_the_weights_names_the_model(two, at, isolated):
+    (two.path / ".git/gru").rename(two.path / "elsewhere")
     config = (two.path / ".git" / "config").read_text()
     with (isolated / ".gitconfig").open("a") as settings:
         settings.write(config[config.index("[filter") :])

@@ -1,0 +1,38 @@
+"""`git gru pull`."""
+
+import dataclasses
+import os
+from pathlib import Path
+
+import click
+
+from git_gru.cli.progress import bytes_progress
+from git_gru.cli.render import emit_json, human_size, json_option, line, plural
+from git_gru.git.repository import Repository
+from git_gru.git.worktree_models import pull
+
+
+@click.command("pull", short_help="Put weights in place of manifests in the worktree.")
+@click.argument("paths", metavar="[PATH]...", nargs=-1)
+@json_option
+def command(paths: tuple[str, ...], as_json: bool) -> None:
+    """Put weights in place of the manifests in the worktree, fetching the models that are not here.
+
+    For worktrees that were checked out with GIT_GRU_SKIP_SMUDGE=1, without git-gru, or under gru.fetchExclude. Files are
+    written one chunk at a time, so that a model larger than the memory is no matter. Without PATH: all models of the index but
+    those that the settings leave out.
+
+    \b
+    --json: {"written": [path, ..], "models", "blobs", "bytes"}
+    """
+    repo = Repository.find()
+    top = repo.require_worktree()
+    below = tuple(os.path.relpath(Path.cwd() / path, top) for path in paths)
+    done = pull(repo, below, progress=bytes_progress("fetching models"))
+    if as_json:
+        emit_json({"written": list(done.written), **dataclasses.asdict(done.brought)})
+        return
+    for path in done.written:
+        line(path)
+    fetched = f"; fetched {human_size(done.brought.bytes)}" if done.brought.models else ""
+    line(f"{plural(len(done.written), 'model')} written{fetched}")

@@ -1,0 +1,82 @@
+"""Fetching: models of commits brought into the store, or single tensors of them, without touching the worktree."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from git_gru.git.git_remote import Tell
+from git_gru.git.publishing import pushed_models
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import ModelReader, resolve_commit
+from git_gru.git.selection import Selection, matches
+from git_gru.git.sources import sources
+from git_gru.store.bring import Brought, Part, Progress, bring, locate
+from git_gru.store.manifest import Manifest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to fetch: of the commits `revisions` (or, with `history`, of all commits that they reach) the models of `paths`."""
+
+    revisions: Sequence[str]
+    paths: Sequence[str] = ()
+    history: bool = False
+
+
+def branch_tips(repo: Repository) -> list[str]:
+    """The tips of all branches, local and of remotes, and HEAD: each commit once."""
+    listed = repo.git("for-each-ref", "--format=%(objectname)", "refs/heads", "refs/remotes").decode().split()
+    head = repo.completed("rev-parse", "--verify", "--quiet", "HEAD").stdout.decode().split()
+    return list(dict.fromkeys([*head, *listed]))
+
+
+def fetch(
+    repo: Repository, wanted: Wanted, *, tell: Tell | None = None, progress: Progress | None = None
+) -> Brought:
+    """Brings the models wanted into the store. Raises what `bring` and `resolve_commit` raise."""
+    models = list(_manifests(repo, wanted))
+    store = repo.store()
+    try:
+        return bring(store, sources(repo, store, tell), models, progress)
+    finally:
+        store.close()
+
+
+def fetch_tensors(
+    repo: Repository, wanted: Wanted, patterns: Sequence[str], *, tell: Tell | None = None
+) -> int:
+    """Brings the chunks of the tensors whose names match, so that they can be read alone; returns how many tensors."""
+    store = repo.store()
+    count = 0
+    try:
+        for manifest in _manifests(repo, wanted):
+            names = [name for name in manifest.tensors if matches(name, patterns)]
+            if names:
+                part = locate(store, sources(repo, store, tell), manifest)
+                part.ensure(id for name in names for id in manifest.tensors[name].chunks)
+                count += len(names)
+    finally:
+        store.close()
+    return count
+
+
+def part_of(repo: Repository, manifest: Manifest, tell: Tell | None = None) -> Part:
+    """The model for reading single chunks, wherever it is. Raises `ModelMissingError`, `RemoteError`."""
+    store = repo.store()
+    return locate(store, sources(repo, store, tell), manifest)
+
+
+def _manifests(repo: Repository, wanted: Wanted) -> list[Manifest]:
+    """The models wanted, each once."""
+    commits = [resolve_commit(repo, revision) for revision in wanted.revisions]
+    found: dict[str, Manifest] = {}
+    if wanted.history:
+        lineages = pushed_models(repo, commits, (), wanted.paths).lineages
+        found = {manifest.digest: manifest for line in lineages.values() for manifest in line}
+        return list(found.values())
+    reader = ModelReader(repo, skip_unreadable=True)
+    chosen = Selection(include=tuple(wanted.paths)) if wanted.paths else Selection.of(repo)
+    for commit in dict.fromkeys(commits):
+        for path, manifest in reader.models(commit).items():
+            if chosen.allows(path):
+                found.setdefault(manifest.digest, manifest)
+    return list(found.values())

@@ -1,0 +1,144 @@
+"""What a push publishes: the models that the pushed commits reach and the remote's side did not, no others.
+
+Which models these are follows from the commits alone, never from a log kept by hooks: merges, rebases and stashes run different
+hooks or none.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from git_gru.git.changes import changes
+from git_gru.git.git_remote import Tell
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import ModelReader
+from git_gru.git.sources import push_remote, push_url, remote_names
+from git_gru.store.manifest import Manifest
+from git_gru.store.publish import Progress, Published, publish
+
+RELATED = 64
+"""So many commits are searched, newest first, for models of the remote that share chunks with the new ones."""
+
+_NONE = "0" * 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class PushedModels:
+    """The models to publish: lineages (path -> versions, newest first), and the digests of those at a tip."""
+
+    lineages: dict[str, tuple[Manifest, ...]]
+    tips: frozenset[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefUpdate:
+    """One line that Git tells a pre-push hook: what is pushed and what the remote has there (zeros: nothing)."""
+
+    local: str
+    remote: str
+
+
+def pushed_models(
+    repo: Repository, new: Sequence[str], known: Sequence[str], paths: Sequence[str] = ()
+) -> PushedModels:
+    """The models of `paths` (default: all) that commits reachable from `new` have and those from `known` do not."""
+    if not new:
+        return PushedModels(lineages={}, tips=frozenset())
+    listed = repo.git(
+        "rev-list", "--objects", "--missing=allow-promisor", "--stdin",
+        input="\n".join([*new, *(f"^{commit}" for commit in known), "--", *paths, ""]).encode("utf-8", "surrogateescape"),
+    )  # fmt: skip
+    reader = ModelReader(repo, skip_unreadable=True)
+    lineages: dict[str, dict[str, Manifest]] = {}
+    for line in listed.decode("utf-8", "surrogateescape").splitlines():
+        blob, _, path = line.partition(" ")
+        manifest = reader.manifest(blob, path) if path else None
+        if manifest is not None:
+            lineages.setdefault(path, {}).setdefault(manifest.digest, manifest)
+    commits = repo.git("rev-parse", *(f"{commit}^{{}}" for commit in new)).decode().split()
+    tips = {manifest.digest for commit in commits for manifest in _models(reader, repo, commit)}
+    return PushedModels(
+        lineages={path: tuple(versions.values()) for path, versions in lineages.items()}, tips=frozenset(tips)
+    )
+
+
+def publish_updates(
+    repo: Repository,
+    name: str,
+    url: str,
+    updates: Sequence[RefUpdate],
+    *,
+    tell: Tell | None = None,
+    progress: Progress | None = None,
+) -> Published:
+    """Publishes what a push of `updates` to the remote `name` at `url` needs there, before Git sends the branch.
+
+    Raises what `publish` raises.
+    """
+    new = [update.local for update in updates if update.local != _NONE]
+    known = [update.remote for update in updates if update.remote != _NONE]
+    if name in remote_names(repo):
+        listed = repo.git("for-each-ref", "--format=%(objectname)", f"refs/remotes/{name}/")
+        known += listed.decode().split()
+    here = [commit for commit in dict.fromkeys(known) if _exists(repo, commit)]
+    return _publish(repo, name, url, pushed_models(repo, new, here), new, tell, progress)
+
+
+def publish_revisions(
+    repo: Repository,
+    name: str,
+    revisions: Sequence[str],
+    *,
+    paths: Sequence[str] = (),
+    tell: Tell | None = None,
+    progress: Progress | None = None,
+) -> Published:
+    """Publishes all models of `paths` (default: all) that these commits reach to the remote `name`.
+
+    Raises `UnknownRemoteError` and what `publish` raises.
+    """
+    url = push_url(repo, name)
+    return _publish(repo, name, url, pushed_models(repo, revisions, (), paths), revisions, tell, progress)
+
+
+def _publish(
+    repo: Repository,
+    name: str,
+    url: str,
+    models: PushedModels,
+    tips: Sequence[str],
+    tell: Tell | None,
+    progress: Progress | None,
+) -> Published:
+    if not models.lineages:
+        return Published(0, 0, 0)
+    store = repo.store()
+
+    try:
+        return publish(
+            store,
+            push_remote(repo, name, url, store, tell),
+            list(models.lineages.values()),
+            keep_plain=models.tips,
+            related=_related(repo, tips, list(models.lineages)),
+            progress=progress,
+        )
+    finally:
+        store.close()
+
+
+def _related(repo: Repository, tips: Sequence[str], paths: Sequence[str]) -> Callable[[], Iterator[Manifest]]:
+    def related() -> Iterator[Manifest]:
+        for change in changes(repo, [f"--max-count={RELATED}", *tips], paths=paths):
+            for touched in change.paths:
+                yield from (manifest for manifest in (touched.after, touched.before) if manifest is not None)
+
+    return related
+
+
+def _models(reader: ModelReader, repo: Repository, commit: str) -> list[Manifest]:
+    kind = repo.git("cat-file", "-t", commit).decode().strip()
+    return list(reader.models(commit).values()) if kind == "commit" else []
+
+
+def _exists(repo: Repository, commit: str) -> bool:
+    return repo.completed("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0

@@ -1,0 +1,49 @@
+"""Selection: which models are brought to this machine, by path; and which of their tensors, by name.
+
+Patterns are shell patterns. One with a slash is matched against the whole path, one without against single names; a pattern that
+names a folder takes all below it. `gru.fetchInclude` and `gru.fetchExclude` hold them, separated by commas, for checkouts: a
+model that they leave out stays a manifest in the worktree unless it is in the store already.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from git_gru.git.repository import Repository
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Paths that match one of `include` (none: all) and none of `exclude`."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, repo: Repository) -> "Selection":
+        """The selection that the repository's settings make."""
+        listed = repo.completed("config", "-z", "--get-regexp", r"^gru\.fetch(include|exclude)$").stdout
+        found: dict[str, list[str]] = {}
+        for setting in listed.decode("utf-8", "surrogateescape").split("\0")[:-1]:
+            key, _, value = setting.partition("\n")
+            found.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
+        return cls(
+            include=tuple(found.get("gru.fetchinclude", ())), exclude=tuple(found.get("gru.fetchexclude", ()))
+        )
+
+    def allows(self, path: str) -> bool:
+        """Whether the model at `path` is one to bring."""
+        chosen = not self.include or matches(path, self.include)
+        return chosen and not matches(path, self.exclude)
+
+
+def matches(path: str, patterns: Sequence[str]) -> bool:
+    """Whether a path, or a folder above it, matches one of `patterns`."""
+    parts = path.split("/")
+    above = ["/".join(parts[: at + 1]) for at in range(len(parts))]
+    for pattern in patterns:
+        wanted = pattern.strip("/")
+        names = above if "/" in pattern.rstrip("/") else parts
+        if any(fnmatchcase(name, wanted) for name in names):
+            return True
+    return False

@@ -1,0 +1,95 @@
+"""Models in the worktree, written by git-gru itself: `git gru pull`.
+
+Git holds a whole file in memory when it checks one out. Here the worktree's file is written chunk by chunk beside its place and
+renamed into it, and the index is told of the new file; a manifest is replaced only by the weights that it stands for.
+"""
+
+import os
+import stat
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_gru.git.git_remote import Tell
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import index_models
+from git_gru.git.selection import Selection
+from git_gru.git.sources import sources
+from git_gru.store.bring import Brought, Progress, bring
+from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
+from git_gru.store.restore import restore
+from git_gru.store.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pulled:
+    """What `pull` did: the paths whose weights stand in the worktree now, and what was fetched for that."""
+
+    written: tuple[str, ...]
+    brought: Brought
+
+
+def pull(
+    repo: Repository, paths: Sequence[str] = (), *, tell: Tell | None = None, progress: Progress | None = None
+) -> Pulled:
+    """Puts weights in place of the manifests in the worktree, and of models that are missing there.
+
+    `paths` (from the worktree's top; files or folders) limits it; without them the settings `gru.fetchInclude` and
+    `gru.fetchExclude` do. Files that hold anything else are left alone. Raises what `bring` raises, after the others are written.
+    """
+    top = repo.require_worktree()
+    selection = Selection.of(repo)
+    wanted = {
+        path: manifest
+        for path, manifest in index_models(repo).items()
+        if (_below(path, paths) if paths else selection.allows(path)) and _stands_in(top / path, manifest)
+    }
+    store = repo.store()
+    try:
+        brought = bring(store, sources(repo, store, tell), list(wanted.values()), progress)
+        for path, manifest in wanted.items():
+            _write(store, top / path, manifest)
+    finally:
+        store.close()
+    if wanted:
+        listed = "\0".join(wanted).encode("utf-8", "surrogateescape")
+        repo.git("update-index", "-q", "-z", "--stdin", input=listed)
+    return Pulled(written=tuple(wanted), brought=brought)
+
+
+def _below(path: str, wanted: Iterable[str]) -> bool:
+    return any(
+        path == name or path.startswith(f"{name.rstrip('/')}/") or name in ("", ".") for name in wanted
+    )
+
+
+def _stands_in(file: Path, manifest: Manifest) -> bool:
+    """Whether the worktree lacks the model: its manifest stands in its place, or nothing does."""
+    try:
+        if stat.S_ISLNK(file.lstat().st_mode) or not file.is_file():
+            return False
+        with file.open("rb") as data:
+            head = data.read(64)
+            return (
+                is_manifest(head)
+                and parse_manifest(head + data.read(), where=str(file)).digest == manifest.digest
+            )
+    except FileNotFoundError:
+        return file.parent.is_dir() or not file.parent.exists()
+    except (OSError, ManifestError):
+        return False
+
+
+def _write(store: Store, file: Path, manifest: Manifest) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    mode = file.stat().st_mode if file.exists() else None
+    building = file.with_name(f".{file.name}.git-gru-{os.getpid()}")
+    try:
+        with building.open("xb") as target:
+            for piece in restore(store, manifest):
+                target.write(piece)
+        if mode is not None:
+            building.chmod(stat.S_IMODE(mode))
+        building.replace(file)
+    finally:
+        building.unlink(missing_ok=True)
