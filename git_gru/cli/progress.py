@@ -1,13 +1,28 @@
-"""A run as it goes, on stderr: one live line in a terminal, a plain line for each checkpoint everywhere."""
+"""Long work as it goes, on stderr: one live line in a terminal; of a run also a plain line for each checkpoint, everywhere."""
 
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from git_gru.cli.boundary import printable
-from git_gru.cli.render import plural
+from git_gru.cli.render import human_size, plural
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
+
+
+def byte_progress(verb: str) -> Callable[[int, int], None] | None:
+    """Shows `(done, all)` in bytes as one line that is overwritten; the last call ends it. None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, every: int) -> None:
+        share = f"{100 * done // max(every, 1)} %"
+        end = "\n" if done >= every else ""
+        text = f"\r{verb} {human_size(done)} of {human_size(every)} ({share}) "
+        print(text, end=end, file=sys.stderr, flush=True)
+
+    return show
 
 
 class RunProgress:
