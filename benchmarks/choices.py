@@ -1,5 +1,6 @@
-"""The measurements behind the store's constants: depth cap, window, chunk size, threads."""
+"""The measurements behind the store's constants: depth cap, window, chunk size, cuts by content, threads."""
 
+import io
 import shutil
 import statistics
 import time
@@ -80,6 +81,55 @@ def chunk_size(models: Path, work: Path) -> tuple[Sequence[str], Rows]:
         size = files[0].stat().st_size / 1e6
         rows.append([f"{mebibytes} MiB", count, kept / raw, raw / 1e6 / seconds, size / restored])
     return ("chunk", "chunks a model", "kept / raw", "add MB/s", "restore MB/s"), rows
+
+
+def raw_average(work: Path) -> tuple[Sequence[str], Rows]:
+    """What changes of a `.pt` file of 170 tensors cost, and speed, by the usual length of chunks cut by content."""
+    first, *others = _torch_files()
+    rows: Rows = []
+    for kibibytes in (64, 128, 256, 512, 1024):
+        average = kibibytes << 10
+        with mock.patch.multiple(chunks, RAW_AVERAGE=average, RAW_SHORTEST=average // 4):
+            store = _fresh(work / "choices")
+            start = time.perf_counter()
+            manifest = ingest(store, io.BytesIO(first), expect_safetensors=False).manifest
+            seconds = time.perf_counter() - start
+            restored = statistics.median(_restore_seconds(store, manifest) for _ in range(3))
+            costs = []
+            for other in others:
+                before = sum(pack.size for pack in store.objects.packs())
+                ingest(store, io.BytesIO(other), expect_safetensors=False)
+                costs.append((sum(pack.size for pack in store.objects.packs()) - before) / len(other))
+            store.close()
+        size = len(first) / 1e6
+        rows.append([f"{kibibytes} KiB", len(manifest.chunks()), size / seconds, size / restored, *costs])
+    columns = ("usual chunk", "chunks", "add MB/s", "restore MB/s")
+    return (*columns, "one tensor inserted", "all biases changed", "a seventh of the tensors changed"), rows
+
+
+def _torch_files() -> list[bytes]:
+    """A checkpoint of 335 MB by `torch.save`; then with a tensor inserted, all small tensors changed, some large ones changed."""
+    import torch
+
+    random = torch.Generator().manual_seed(0)
+
+    def new(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random) * 0.05
+
+    def saved(tensors: dict[str, torch.Tensor]) -> bytes:
+        file = io.BytesIO()
+        torch.save(tensors, file)
+        return file.getvalue()
+
+    shapes = {"qkv": (1536, 512), "o": (512, 512), "up": (2048, 512), "down": (512, 2048)}
+    shapes |= {"norm1": (512,), "norm2": (512,), "bias": (2048,)}
+    first = {f"{layer}.{name}": new(*shape) for layer in range(24) for name, shape in shapes.items()}
+    first = {"embedding": new(8000, 512), **first, "head": new(8000, 512)}
+    names = list(first)
+    inserted = {name: first.get(name, new(300, 512)) for name in (*names[:85], "new", *names[85:])}
+    small = {name: tensor + 1e-3 if tensor.dim() == 1 else tensor for name, tensor in first.items()}
+    large = {name: tensor + 1e-3 if name.endswith("qkv") else tensor for name, tensor in first.items()}
+    return [saved(tensors) for tensors in (first, inserted, small, large)]
 
 
 def threads(models: Path, work: Path) -> tuple[Sequence[str], Rows]:

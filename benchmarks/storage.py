@@ -144,6 +144,7 @@ def constants(models: Path, work: Path) -> None:
     """The measurements behind the store's constants."""
     table("Depth cap and window", *choices.depth_and_window(models, work))
     table("Chunk size (fp32)", *choices.chunk_size(models, work))
+    table("Cuts by content (kept / raw of each change)", *choices.raw_average(work))
     table("Coding threads (fp32)", *choices.threads(models, work))
 
 

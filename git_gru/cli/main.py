@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "uninstall": Verb("git_gru.cli.uninstall", _SETUP, "Take away what install wrote."),
     "track": Verb("git_gru.cli.track", _SETUP, "Keep the files that match a pattern as models."),
     "untrack": Verb("git_gru.cli.untrack", _SETUP, "Stop keeping matching files as models."),
+    "convert": Verb("git_gru.cli.convert", _SETUP, "Make a safetensors file of a PyTorch checkpoint."),
     "completion": Verb("git_gru.cli.completion", _SETUP, "Print a script that completes git-gru in a shell."),
     "status": Verb("git_gru.cli.status", _LOOK, "Show what is tracked and the state of each model."),
     "ls": Verb("git_gru.cli.ls", _LOOK, "List the models of a commit with their sizes."),

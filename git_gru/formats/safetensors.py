@@ -105,7 +105,7 @@ def write_header(
     """The leading bytes of a file whose tensors follow in the order given, padded with spaces to a multiple of 8.
 
     Each tensor is (name, dtype, shape); dtypes must be known and whole bytes in sum. Metadata keys are sorted, so equal
-    input gives equal bytes. Raises `HeaderError` for an unknown dtype or a name that stands twice.
+    input gives equal bytes. Raises `HeaderError` for an unknown dtype, a name that stands twice, and one that UTF-8 cannot write.
     """
     entries: dict[str, Any] = {}
     if metadata:
@@ -114,6 +114,8 @@ def write_header(
     for name, dtype, shape in tensors:
         if name in entries or name == "__metadata__":
             _refuse("new header", name, "the name stands twice")
+        if not _encodable([name]):
+            _refuse("new header", name, "the name holds half of a surrogate pair")
         if dtype not in DTYPES:
             _refuse("new header", name, f"unknown dtype {dtype!r}")
         begin, end = end, end + _data_bytes(dtype, tuple(shape))

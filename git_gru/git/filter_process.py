@@ -47,7 +47,7 @@ PIPE_BYTES = 1 << 20
 """What the pipes to and from Git are asked to hold; Linux's default of 64 KiB makes the two processes take turns."""
 
 _IN_MEMORY = 8 << 20  # a content to be smudged that is no manifest is spooled to a file beyond this
-_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest that long would describe terabytes
+_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest that long would describe a million chunks
 
 
 class Reporter(Protocol):
@@ -111,7 +111,9 @@ class _Session:
         if not (store.folder / "hooks-offered").exists():
             from git_gru.git import hooks
 
-            with contextlib.suppress(OSError):  # a hook folder that cannot be written is no reason not to filter
+            with contextlib.suppress(
+                OSError
+            ):  # a hook folder that cannot be written is no reason not to filter
                 hooks.ensure(self._repository)
         return store
 

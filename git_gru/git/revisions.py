@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 MANIFEST_LIMIT = 64 << 20
-"""Blobs over this many bytes are never read in search of manifests (a manifest takes about 67 bytes per 4 MiB)."""
+"""Blobs over this many bytes are never read in search of manifests (a manifest takes about 67 bytes a chunk)."""
 
 _GITLINK = 0o160000
 

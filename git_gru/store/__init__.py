@@ -2,8 +2,8 @@
 
 Words (docs/format.md is normative):
 
-- A *chunk* is up to 4 MiB of one tensor's raw bytes, cut at fixed offsets from the tensor's start; its *id* is the BLAKE3-256
-  of those bytes. (`chunks`)
+- A *chunk* is up to 4 MiB of one tensor's raw bytes, cut at fixed offsets from the tensor's start, or of a file that is not
+  safetensors, cut by its content; its *id* is the BLAKE3-256 of those bytes. (`chunks`)
 - A *manifest* is the small canonical text that Git's tree holds in a model's place: a function of the file's bytes alone.
   (`manifest`)
 - An *encoding* is how a chunk is kept, `plain` or `delta` against a *base* chunk; it never shows in a manifest. (`codec`,

@@ -2,12 +2,14 @@
 
 Whether a file is kept as tensors or raw depends on its bytes alone, never on its name: a valid safetensors file is cut at its
 tensors, anything else is kept raw. A file that has a valid header but whose data is cut short (a trainer is still saving it) or
-goes on too long is raw too, yet cut at its tensors, so that the whole file shares its chunks with it.
+goes on too long is raw too, yet cut at its tensors, so that the whole file shares its chunks with it. Every other raw file is cut
+by its content.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+from git_gru.errors import InputError
 from git_gru.formats.safetensors import (
     LENGTH_BYTES,
     Header,
@@ -18,7 +20,7 @@ from git_gru.formats.safetensors import (
 )
 from git_gru.ids import Buffer, digest
 from git_gru.store.chunks import CHUNK_BYTES, Source, cut_lengths, raw_cuts, read_up_to
-from git_gru.store.manifest import Manifest, TensorEntry
+from git_gru.store.manifest import MAX_MANIFEST, Manifest, TensorEntry
 from git_gru.store.store import Store
 
 Add = Callable[[bytearray, str], str]
@@ -34,10 +36,17 @@ class Ingested(NamedTuple):
 def ingest(store: Store, source: Source, *, expect_safetensors: bool) -> Ingested:
     """Stores the bytes of `source`, which must not be empty; the model is durable and reachable on return.
 
-    `expect_safetensors` says that the file should be safetensors, so that a reason is given where it is not.
+    `expect_safetensors` says that the file should be safetensors, so that a reason is given where it is not. Raises `InputError`
+    for a file of so many chunks that its manifest would be longer than any that is read.
     """
     with store.writer() as writer:
         result = _cut(source, writer.add, writer.expect, expect_safetensors)
+        if (length := len(result.manifest.encode())) > MAX_MANIFEST:
+            raise InputError(
+                f"the file is too large: a manifest of its {len(result.manifest.chunks()):,} chunks takes {length:,} bytes, "
+                f"and {MAX_MANIFEST:,} is the limit",
+                hint="Split it: most tools save and load a model in several files.",
+            )
         writer.commit(result.manifest)
     return result
 

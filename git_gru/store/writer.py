@@ -78,7 +78,7 @@ class Writer:
             self._known += 1
             return id
         if self._pack is None:
-            self._pack = PackWriter(self._packs, self._expected - self._known + TREE_OBJECTS)
+            self._pack = PackWriter(self._packs, max(self._expected - self._known, 0) + TREE_OBJECTS)
         if self._sink is None:
             self._sink = OrderedSink(self._store.pool, self._keep, ahead=2 * self._store.cores + 2)
         self._queued.add(id)

@@ -172,7 +172,7 @@ def test_bash_completes_git_gru_and_its_git_form(tmp_path):
     assert done.stdout.splitlines()[-2:] == ["untrack", "uninstall"], done.stderr
 
 
-HEAVY = {"click", "rich", "numpy", "ml_dtypes", "pygit2", "torch", "safetensors"}
+HEAVY = {"click", "rich", "numpy", "ml_dtypes", "pyfastcdc", "pygit2", "torch", "safetensors"}
 
 
 def loaded_by(code: str) -> set[str]:

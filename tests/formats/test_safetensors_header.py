@@ -415,6 +415,7 @@ def test_writing_refuses_what_could_not_be_read() -> None:
     for tensors, word in (
         ([("a", "U8", [1]), ("a", "U8", [1])], "twice"),
         ([("__metadata__", "U8", [1])], "twice"),
+        ([("\ud800", "U8", [1])], "surrogate"),
         ([("a", "F128", [1])], "F128"),
         ([("a", "F4", [1])], "whole bytes"),
         ([("a", "U8", [2**63])], "2^63"),

@@ -3,10 +3,12 @@ test_merge.py.
 """
 
 import io
+import json
 import os
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 MODEL = "model.safetensors"
@@ -355,3 +357,22 @@ def test_no_room_while_adding_loses_nothing(two, make_arrays):
     two.git("stash", "pop")
     two.commit("there is room again")
     assert two.read(MODEL) == big
+
+
+def test_a_file_that_is_no_safetensors_shares_what_did_not_change(repo):
+    repo.write(".gitattributes", b"*.npz filter=gru diff=gru merge=gru -text\n")
+    random = np.random.default_rng(0)
+    arrays = {name: random.normal(0, 0.05, 500_000).astype(np.float32) for name in "abcd"}
+    versions = []
+    for inserted in ({}, {"a+": random.normal(0, 0.05, 1_000)}):
+        file = io.BytesIO()
+        np.savez(file, **dict(sorted((arrays | inserted).items())))
+        versions.append(repo.write("model.npz", file.getvalue()))
+        repo.commit("a version")
+    second, _ = json.loads(repo.gru("log", "--json").stdout)
+    assert 0 < second["new_raw"] < len(versions[1]) / 5
+    repo.git("checkout", "-q", "HEAD~1")
+    assert repo.read("model.npz") == versions[0]
+    repo.git("switch", "-q", "main")
+    assert repo.read("model.npz") == versions[1]
+    assert repo.status() == ""

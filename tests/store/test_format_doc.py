@@ -52,6 +52,8 @@ def test_the_table_of_dtypes() -> None:
         ("100,000,000", safetensors.MAX_HEADER),
         ("100,000,008", chunks.LONGEST_CHUNK),
         ("65,536", codec.MAX_BLOB_HEADER),
+        ("65,536", chunks.RAW_SHORTEST),
+        ("262,144", chunks.RAW_AVERAGE),
         ("65,535", packs.STORED_BLOCK),
     ],
 )

@@ -4,18 +4,21 @@ import io
 import struct
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from git_gru.errors import InputError
 from git_gru.formats.safetensors import HeaderError
 from git_gru.ids import digest
-from git_gru.store.chunks import CHUNK_BYTES, cut_lengths, raw_cuts, read_up_to
+from git_gru.store.chunks import CHUNK_BYTES, RAW_AVERAGE, raw_cuts
 from git_gru.store.ingest import describe, ingest, ingest_tensors
 from git_gru.store.manifest import Manifest, parse_manifest
 from git_gru.store.store import Store
+from git_gru.store.writer import TREE_OBJECTS
 
 Add = Callable[..., Manifest]
 Read = Callable[[Store, Manifest], bytes]
@@ -106,7 +109,7 @@ def test_sizes_around_the_chunk_boundary(
     assert len(ids) == expected
     assert b"".join(store.tensor(manifest, "t")) == data
     raw = add(store, data)
-    assert raw.raw == ids
+    assert raw.raw == tuple(digest(piece) for piece in raw_cuts(io.BytesIO(data)))
     assert read(store, raw) == data
 
 
@@ -116,19 +119,6 @@ def test_a_source_may_give_a_few_bytes_at_a_time(step: int, lineage: Callable[..
     expected = describe(io.BytesIO(content), expect_safetensors=True)
     assert describe(Drip(content, step), expect_safetensors=True) == expected
     assert describe(Drip(content[:-5], step), expect_safetensors=True).manifest.is_raw
-
-
-def test_cutting() -> None:
-    assert list(cut_lengths(0)) == []
-    assert list(cut_lengths(2 * CHUNK_BYTES + 5)) == [CHUNK_BYTES, CHUNK_BYTES, 5]
-    assert read_up_to(io.BytesIO(b"abc"), 5) == b"abc"
-    assert read_up_to(io.BytesIO(b"abc"), 2) == b"ab"
-    for length in (0, 1, CHUNK_BYTES, CHUNK_BYTES + 1):
-        data = np.random.default_rng(0).bytes(length)
-        for held in (0, 1, length):
-            pieces = list(raw_cuts(io.BytesIO(data[held:]), bytearray(data[:held])))
-            assert b"".join(pieces) == data
-            assert [len(piece) for piece in pieces] == list(cut_lengths(length))
 
 
 # ---- deduplication ----------------------------------------------------------------------------------------------------
@@ -172,6 +162,16 @@ def test_a_chunk_that_stands_twice_in_a_file_is_stored_once(store: Store, add: A
     assert read(store, manifest) == content
 
 
+def test_many_known_chunks_before_the_first_new_one(store: Store, add: Add, read: Read) -> None:
+    """A raw file's number of chunks is not known beforehand, and more of them may be known than were expected."""
+    content = np.random.default_rng(2).bytes(12 * RAW_AVERAGE)
+    first = add(store, content)
+    second = add(store, content + b"more")
+    assert len(first.chunks()) > TREE_OBJECTS
+    assert first.chunks()[:-1] == second.chunks()[:-1]
+    assert read(store, second) == content + b"more"
+
+
 def _packed(store: Store) -> int:
     return sum(path.stat().st_size for path in (store.repository / "objects/pack").glob("*.pack"))
 
@@ -206,8 +206,17 @@ def test_trailing_bytes_are_raw_and_share_the_chunks(
         longer = ingest(store, io.BytesIO(content + extra), expect_safetensors=True)
         assert longer.manifest.is_raw
         assert "trailing bytes" in str(longer.warning)
-        assert set(whole.chunks()) <= set(longer.manifest.chunks())
+        behind = [digest(piece) for piece in raw_cuts(io.BytesIO(extra))]
+        assert longer.manifest.chunks() == [*whole.chunks(), *behind]
         assert read(store, longer.manifest) == content + extra
+
+
+def test_a_manifest_longer_than_any_that_is_read_is_refused(store: Store) -> None:
+    with mock.patch("git_gru.store.ingest.MAX_MANIFEST", 200), pytest.raises(InputError) as caught:
+        ingest(store, io.BytesIO(bytes(2 * CHUNK_BYTES)), expect_safetensors=False)
+    assert "a manifest of its 2 chunks takes 25" in str(caught.value)
+    assert caught.value.hint
+    assert store.models() == {}
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The manifest: golden bytes, a reader that accepts exactly what the writer writes, and text merges that it notices."""
 
+import hashlib
 import io
 import subprocess
 from collections.abc import Callable
@@ -48,6 +49,7 @@ def refused(data: bytes, *words: str) -> None:
     [
         ("tensors", "eab7b8f8fefc99a36e0e951eb62d05582b293fbedbc1d962343842d7999ab59c", False),
         ("raw", "78cbdc4e2f13ef55cd49de1bcac313e73af32dc102af8b7eb149f44d6f49b7f7", True),
+        ("raw-several", "78af04ebac97a226fa349bc1616738a424412b9e02b10a1995b333be54b79dde", True),
         ("several-chunks", "7f70f9a78b487722a61ce2f426cf445ffbd14e07fa650aaaaa269d9cd49e2520", False),
     ],
 )
@@ -62,7 +64,10 @@ def test_golden(name: str, model: str, raw: bool) -> None:
 
 
 def golden_file(name: str) -> io.BufferedIOBase:
-    """The file that a golden manifest describes; the large one is made from a rule instead of being kept."""
+    """The file that a golden manifest describes; the large ones are made from a rule instead of being kept."""
+    if name == "raw-several":
+        noise = hashlib.shake_256(b"git-gru").digest(1 << 20)
+        return io.BytesIO(noise + bytes(9 << 20) + noise[1:])
     if name == "several-chunks":
         text = b'{"t":{"dtype":"U16","shape":[4718592],"data_offsets":[0,9437184]}}'
         data = b"".join((n * 40503 & 0xFFFF).to_bytes(2, "little") for n in range(1 << 16)) * 72

@@ -12,6 +12,7 @@ def test_importing_the_train_verbs_does_not_import_torch() -> None:
     script = (
         "import sys\n"
         "import git_gru.cli.train, git_gru.cli.eval, git_gru.cli.sample, git_gru.cli.runs, git_gru.cli.demo\n"
+        "import git_gru.cli.convert\n"
         "assert 'torch' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
