@@ -45,6 +45,8 @@ _ABSENT = ("does not appear to be a git repository", "repository not found", "no
 _QUICK = (
     # Weights do not compress, and Git would hunt for deltas between them
     *("-c", "core.compression=0", "-c", "pack.compression=0", "-c", "pack.window=0"),
+    # Git's quick way to find what a server has compares trees at the same path: chunks of other models would be sent again
+    *("-c", "pack.useSparse=false"),
     *("-c", "core.bigFileThreshold=1k", "-c", "core.hooksPath=/dev/null"),
     *("-c", "maintenance.auto=false", "-c", "gc.auto=0", "-c", "protocol.version=2"),
     *("-c", "fetch.unpackLimit=1", "-c", "fetch.fsckObjects=false", "-c", "fetch.recurseSubmodules=false"),

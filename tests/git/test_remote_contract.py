@@ -435,6 +435,19 @@ def test_a_hub_keeps_packs_and_not_loose_objects(stores: Callable[[], Store], tm
     assert PACKED_FROM == 100  # git's own `receive.unpackLimit`
 
 
+def test_what_a_later_batch_needs_of_an_earlier_one_is_not_sent_again(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_module, "BATCH_BYTES", 150_000)  # a batch or more for each version
+    hub, one = git_hub(tmp_path / "hub.git"), stores()
+    subprocess.run(["git", "-C", str(tmp_path / "hub.git"), "config", "receive.unpackLimit", "1"], check=True)
+    manifests = added(one, versions(6))
+    done = publish(one, hub.view(one), [manifests[::-1]])
+    packs = list((tmp_path / "hub.git/objects/pack").glob("*.pack"))
+    assert len(packs) >= 4
+    assert done.bytes < sum(pack.stat().st_size for pack in packs) < done.bytes + 5_000 * len(packs)
+
+
 @pytest.mark.slow
 def test_many_publish_at_once_and_none_is_lost(hub: Hub, stores: Callable[[], Store]) -> None:
     import threading
