@@ -19,7 +19,7 @@ from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.memory_remote import MemoryHub, MemoryRemote
 from git_gru.store.packs import PackWriter, make_entry
-from git_gru.store.publish import PACKED_FROM, PADDED_BYTES, Published, publish
+from git_gru.store.publish import PACKED_FROM, PADDED_BYTES, PATIENCE, Published, publish
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.repack import repack
 from git_gru.store.restore import restore
@@ -238,6 +238,26 @@ def test_only_what_is_new_is_sent(hub: Hub, stores: Callable[[], Store]) -> None
     )  # the header, and one tensor of two
     sent = hub.blobs() - before
     assert len([oid for oid in sent if one.objects.has(oid) and _is_chunk(one, oid)]) == 2
+
+
+def test_related_models_are_looked_at_while_they_share_something(
+    stores: Callable[[], Store],
+) -> None:
+    hub, one = _memory_hub(), stores()
+    strangers = added(one, [versions(1, seed=seed, size=100)[0] for seed in range(1, 20)])
+    known, new = added(one, versions(2, size=100))
+    asked: list[Manifest] = []
+
+    def related(*models: Manifest) -> Iterable[Manifest]:
+        for manifest in models:
+            asked.append(manifest)
+            yield manifest
+
+    publish(one, hub.view(one), [[known], *([stranger] for stranger in strangers[:-1])])
+    order = [strangers[-1], *strangers[:5], known, *strangers]  # the first is not the hub's
+    done = publish(one, hub.view(one), [[new]], related=lambda: related(*order))
+    assert asked == order[: 7 + PATIENCE]
+    assert done.blobs == 2  # the header, and one tensor of two
 
 
 def _is_chunk(store: Store, oid: bytes) -> bool:
