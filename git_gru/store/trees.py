@@ -113,27 +113,26 @@ class StoreTree:
             for rest, tree in self._group(group).items()
         }
 
-    def write(self, changes: Mapping[str, bytes | None]) -> tuple[bytes, list[Entry]]:
-        """The state with `changes` (digest -> model tree, None to drop it): its commit and the new objects."""
-        entries, folders = self._changed(changes)
-        root = make_tree(folders)
-        commit = make_commit(root.oid)
-        return commit.oid, [*entries, root, commit]
-
-    def write_child(
-        self, changes: Mapping[str, bytes | None], incoming: Mapping[str, bytes], padding: int
+    def write(
+        self,
+        changes: Mapping[str, bytes | None],
+        *,
+        parent: bytes | None = None,
+        incoming: Mapping[str, bytes] | None = None,
+        padding: int = 0,
     ) -> tuple[bytes, list[Entry]]:
-        """As `write`, for a remote: a child of this commit, with the `incoming` trees.
+        """The state with `changes` (digest -> model tree, None to drop it): its commit and the new objects.
 
-        `padding` so many objects without use go along: a Git server keeps a push of fewer than 100 objects as loose
-        objects, which it compresses once more, and again whenever somebody fetches them.
+        The rest is for remotes: the commit's `parent`, the `incoming` trees, and so many objects without use. (A Git server
+        keeps a push of fewer than 100 objects as loose objects, which it compresses once more, and again whenever somebody
+        fetches them.)
         """
         entries, folders = self._changed(changes)
         if incoming:
             entries.append(make_tree({id.encode(): (TREE_MODE, tree) for id, tree in incoming.items()}))
             folders[b"incoming"] = (TREE_MODE, entries[-1].oid)
         if padding > 0:
-            about = (self.commit or b"").hex()
+            about = (parent or b"").hex()
             fill = [make_entry("blob", [f"padding {about} {at}\n".encode()]) for at in range(padding)]
             entries += fill
             entries.append(make_tree({b"%d" % at: (BLOB_MODE, entry.oid) for at, entry in enumerate(fill)}))
@@ -141,7 +140,7 @@ class StoreTree:
                 entries.append(make_tree({b"-": (TREE_MODE, entries[-1].oid)}))
             folders[b"padding"] = (TREE_MODE, entries[-1].oid)
         root = make_tree(folders)
-        commit = make_commit(root.oid, self.commit)
+        commit = make_commit(root.oid, parent)
         return commit.oid, [*entries, root, commit]
 
     def _changed(
