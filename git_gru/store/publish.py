@@ -3,7 +3,7 @@
 How they are kept there is the `plan`'s; a chunk that the remote keeps plain already is not sent again.
 
 Each batch is one commit on top of the remote's state. When somebody else has moved that state, the same models are put on top of
-the new one: both succeed. A model larger than a batch arrives in parts under `incoming` (docs/format.md 5.3), so that an
+the new one: both succeed. A model larger than a batch arrives in parts under `incoming` (docs/format.md 5.2), so that an
 interrupted push goes on where it stopped.
 """
 
