@@ -90,7 +90,8 @@ def republish(
     """Encodes the remote's models of `lineages` anew, older versions as deltas, and drops those with the digests `drop`.
 
     The models are brought here where they are not. Afterwards the remote's state has no history, so that its own
-    housekeeping frees what nothing names any more. Models that others publish meanwhile stay. Raises as `publish`.
+    housekeeping frees what nothing names any more. Models that others publish meanwhile stay, and so do those of `drop` that
+    are not marked as unneeded (`collect_remote`) or that somebody relies on by then. Raises as `publish`.
     """
     with store.locked(alone=False):
         work = _Publish(store, remote, progress, anew=True)
@@ -110,6 +111,7 @@ class _Publish:
     ) -> None:
         self.store, self.remote, self.progress, self.anew = store, remote, progress, anew
         self.tip = remote.look()
+        self.relied: Set[str] = frozenset()
         self.plan = Plan(store)
         self.there: set[bytes] = set()
         self.models = self.blobs = self.bytes = self.all = 0
@@ -124,7 +126,8 @@ class _Publish:
         there = state.models()
         lines = [[m for m in line if (m.digest in there) is self.anew] for line in lineages]
         models = {manifest.digest: manifest for line in lines for manifest in line}
-        if not models:
+        self.relied = {manifest.digest for line in lineages for manifest in line}
+        if not models and not self.relied & state.unneeded.keys():
             return Published(0, 0, 0)
         self.store.require(models.values())
         self._require_here(models.values())
@@ -227,7 +230,7 @@ class _Publish:
             }
             arriving = {d: t for d, t in state.incoming.items() if d not in batch.models and d not in there}
             arriving |= {digest: entry.oid for digest, entry in batch.parts.items()}
-            if not models and not batch.parts:
+            if not models and not batch.parts and not self.relied & state.unneeded.keys():
                 return
             new = self._write(state, models, arriving, batch)
             if self.remote.move(new, self.tip):
@@ -241,13 +244,17 @@ class _Publish:
             self.progress(self.bytes, self.all)
 
     def cut_history(self, drop: Set[str]) -> None:
-        """Makes the remote's state a commit without a parent, without the models `drop`."""
+        """Makes the remote's state a commit without a parent, without those of the models `drop` that are unneeded still."""
         for attempt in range(MOST_TRIES):
             state = StoreTree(self.store.objects, self.tip)
             if state.commit is None:
                 return
-            gone = drop & state.models().keys()
-            new, entries = state.write(dict.fromkeys(gone), incoming=state.incoming)
+            gone = drop & state.unneeded.keys() & state.models().keys()
+            new, entries = state.write(
+                dict.fromkeys(gone),
+                incoming=state.incoming,
+                unneeded={d: when for d, when in state.unneeded.items() if d not in gone},
+            )
             self._keep_entries(entries)
             if new == self.tip or self.remote.move(new, self.tip, replace=True):
                 return
@@ -273,6 +280,8 @@ class _Publish:
             {digest: entry.oid for digest, entry in models.items()},
             parent=state.commit,
             incoming=arriving,
+            # Whoever relies on a model says so to a collector that was about to drop it
+            unneeded={d: when for d, when in state.unneeded.items() if d not in self.relied},
             padding=padding,
         )
         self._keep_entries([*trees.values(), *entries])

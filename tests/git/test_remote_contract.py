@@ -15,6 +15,7 @@ from git_gru.store import bring as bring_module
 from git_gru.store import publish as publish_module
 from git_gru.store.bring import bring, locate
 from git_gru.store.codec import inspect
+from git_gru.store.collect_remote import collect_remote
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.memory_remote import MemoryHub, MemoryRemote
@@ -318,8 +319,65 @@ def test_a_hub_that_was_fed_one_by_one_is_repacked(hub: Hub, stores: Callable[[]
     assert now < 0.95 * (kept + sum(map(len, versions(1, seed=9)))) < raw
     again = republish(two, hub.view(two), [manifests[::-1]], keep_plain={manifests[4].digest})
     assert again.bytes == 0
-    republish(two, hub.view(two), [], drop={stranger.digest})
-    assert set(state_of(two, hub.view(two)).models()) == {m.digest for m in manifests}
+
+
+def test_what_a_hub_needs_no_more_is_dropped_after_the_grace_time(
+    hub: Hub, stores: Callable[[], Store]
+) -> None:
+    one, two = stores(), stores()
+    keep, drop, late = (added(one, versions(1, seed=seed))[0] for seed in range(3))
+    publish(one, hub.view(one), [[keep], [drop], [late]])
+    needed = {keep.digest}
+
+    def collect(now: int, **options: bool) -> tuple[set[str], set[str]]:
+        found = collect_remote(two, hub.view(two), needed, now=now, grace=100, **options)
+        return set(found.dropped), set(found.waiting)
+
+    unneeded = {drop.digest, late.digest}
+    assert collect(1000, dry_run=True) == (set(), unneeded)
+    assert collect(1000) == (set(), unneeded)
+    assert state_of(two, hub.view(two)).unneeded == dict.fromkeys(unneeded, 1000)
+    assert collect(1050) == (set(), unneeded)
+    assert collect(20) == (set(), unneeded)  # a clock that goes backwards drops nothing, and nothing sooner
+    assert collect(1060) == (set(), unneeded)
+    assert set(state_of(two, hub.view(two)).models()) == {keep.digest, *unneeded}
+    done = publish(one, hub.view(one), [[late]])  # somebody pushes a commit that reaches it after all
+    assert done.blobs == 0
+    assert set(state_of(two, hub.view(two)).unneeded) == {drop.digest}
+    assert collect(1200) == ({drop.digest}, {late.digest})
+    assert set(state_of(two, hub.view(two)).models()) == {keep.digest, late.digest}
+    three = stores()
+    assert bring(three, [hub.view(three)], [keep, late]).models == 2
+    assert collect(1210) == (set(), {late.digest})
+    needed.add(late.digest)
+    assert collect(9000) == (set(), set())
+    assert state_of(two, hub.view(two)).unneeded == {}
+
+
+def test_a_push_between_the_collectors_look_and_its_drop_saves_the_model(
+    hub: Hub, stores: Callable[[], Store]
+) -> None:
+    one, two = stores(), stores()
+    (model,) = added(one, versions(1))
+    publish(one, hub.view(one), [[model]])
+    collect_remote(two, hub.view(two), set(), now=0, grace=10)
+    inner = hub.view(two)
+
+    class Late:
+        """Lets a push come in just before the state is replaced."""
+
+        name = "late"
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+        def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
+            if replace and old is not None and state_of(one, hub.view(one)).unneeded:
+                publish(one, hub.view(one), [[model]])
+            return inner.move(new, old, replace=replace)
+
+    collect_remote(two, Late(), set(), now=100, grace=10)  # type: ignore[arg-type]
+    assert set(state_of(one, hub.view(one)).models()) == {model.digest}
 
 
 def test_a_later_head_is_plain_even_if_the_hub_keeps_a_delta(hub: Hub, stores: Callable[[], Store]) -> None:
