@@ -1,10 +1,13 @@
 """`git gru repack`."""
 
+import dataclasses
+
 import click
 
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
 from git_gru.git.history import model_history
+from git_gru.git.publishing import repack_remote
 from git_gru.git.repository import Repository
 from git_gru.store.columns import DEPTH, WINDOW
 from git_gru.store.repack import DEEPEST, repack
@@ -25,17 +28,29 @@ from git_gru.store.repack import DEEPEST, repack
     show_default=True,
     help="Newer versions tried as a base.",
 )
+@click.option("--remote", metavar="NAME", help="Repack what this remote keeps, in place of the store here.")
 @json_option
-def command(depth: int, window: int, as_json: bool) -> None:
+def command(depth: int, window: int, remote: str | None, as_json: bool) -> None:
     """Make the store smaller: versions that are neither checked out nor at a branch's tip become deltas.
 
     Their newer neighbours are the bases, so the newest versions stay the fastest to restore. Manifests and commits do not
     change. Safe to interrupt, and to run beside other git commands.
 
+    With --remote, a hub that was fed version by version is repacked the same way, beside others who push to it: its models are
+    fetched, and deltas sent in place of what they replace. Its own housekeeping (git gc, on the server) then frees the space.
+
     \b
+    --remote --json: {"remote", "models", "blobs", "bytes"}
     --json: {"models", "chunks", "rewritten", "bytes_before", "bytes_after", "packs_before", "packs_after"}
     """
     repo = Repository.find()
+    if remote is not None:
+        done = repack_remote(repo, remote, progress=bytes_progress(f"repacking {remote}"))
+        if as_json:
+            emit_json({"remote": remote, **dataclasses.asdict(done)})
+        else:
+            line(f"{plural(done.models, 'model')} of {remote} kept anew: {human_size(done.bytes)} sent")
+        return
     history = model_history(repo)
     report = repack(
         repo.store(),

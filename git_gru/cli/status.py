@@ -66,7 +66,7 @@ def command(as_json: bool) -> None:
         table(("model", "state", "size", "tensors"), rows, right=("size", "tensors"))
     if installed and any(State.MANIFEST_ONLY in m.states for m in models):
         line()
-        line("for weights in place of a manifest: rm PATH && git checkout -- PATH")
+        line("for weights in place of manifests: git gru pull")
     if any(State.PLAIN in m.states for m in models):
         line()
         line("to turn plain files into models: git add --renormalize .")

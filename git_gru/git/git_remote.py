@@ -115,15 +115,16 @@ class GitRemote:
         """As `Remote.blobs`."""
         self._objects(oids)
 
-    def move(self, new: bytes, old: bytes | None) -> bool:
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
         """As `Remote.move`."""
+        lease = (f"--force-with-lease={REF}:{old.hex()}",) if replace and old is not None else ()
         with tempfile.NamedTemporaryFile(dir=self._store.folder, prefix="shallow-") as shallow:
             # Of the commits whose history is not here this push has to do with one; to hear of others puts a server off
             shallow.write(f"{old.hex()}\n".encode() if old is not None else b"")
             shallow.flush()
             status, said = self._git(
                 *_QUICK, *self._as_remote(), "push", self._progress(), "--no-verify", "--recurse-submodules=no",
-                "gru", f"{new.hex()}:{REF}", GIT_SHALLOW_FILE=shallow.name,
+                *lease, "gru", f"{new.hex()}:{REF}", GIT_SHALLOW_FILE=shallow.name,
             )  # fmt: skip
         if status == 0:
             with self._alone():

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 from git_gru.git.changes import changes
 from git_gru.git.git_remote import Tell
+from git_gru.git.history import model_history
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
 from git_gru.git.sources import push_remote, push_url, remote_names
 from git_gru.store.manifest import Manifest
-from git_gru.store.publish import Progress, Published, publish
+from git_gru.store.publish import Progress, Published, publish, republish
 
 RELATED = 64
 """So many commits are searched, newest first, for models of the remote that share chunks with the new ones."""
@@ -113,6 +114,32 @@ def publish_revisions(
     """
     url = push_url(repo, name)
     return _publish(repo, name, url, pushed_models(repo, revisions, paths=paths), revisions, tell, progress)
+
+
+def repack_remote(
+    repo: Repository, name: str, *, tell: Tell | None = None, progress: Progress | None = None
+) -> Published:
+    """Encodes the models of the remote `name` anew: older versions as deltas, those at the tips of branches plain.
+
+    Which versions are older says the history that this repository has (`git fetch` first); models that it does not know stay
+    as they are. Raises `UnknownRemoteError` and what `republish` raises.
+    """
+    url = push_url(repo, name)
+    history = model_history(repo)
+    reader = ModelReader(repo, skip_unreadable=True)
+    tips = repo.git("for-each-ref", "--format=%(objectname)", f"refs/remotes/{name}/").decode().split()
+    plain = {manifest.digest for commit in tips for manifest in reader.models(commit).values()}
+    store = repo.store()
+    try:
+        return republish(
+            store,
+            push_remote(repo, name, url, store, tell),
+            list(history.lineages.values()),
+            keep_plain=history.keep_plain | plain,
+            progress=progress,
+        )
+    finally:
+        store.close()
 
 
 def _publish(

@@ -46,7 +46,7 @@ class _Untrusted:
         """As `Remote.blobs`."""
         raise RemoteError(self.name)
 
-    def move(self, new: bytes, old: bytes | None) -> bool:
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
         """As `Remote.move`."""
         raise RemoteError(self.name)
 

@@ -75,13 +75,7 @@ class _Bring:
         if self.wanted and failed:
             raise failed[0]
         if self.wanted:
-            names = ", ".join(digest[:12] for digest in list(self.wanted)[:5])
-            more = f" and {len(self.wanted) - 5} more" if len(self.wanted) > 5 else ""
-            tried = ", ".join(self.tried) or "there is no remote"
-            raise ModelMissingError(
-                f"the model {names}{more} is neither in the store {self.store.folder} nor in a remote (tried: {tried})",
-                hint=_NOWHERE,
-            )
+            raise _nowhere(self.store, list(self.wanted), self.tried)
         return Brought(self.models, self.blobs, self.bytes)
 
     def _from(self, remote: Remote) -> None:
@@ -167,8 +161,16 @@ def locate(store: Store, remotes: Iterable[Remote], manifest: Manifest) -> Part:
             if tree is not None:
                 fetch_trees(store.objects, remote, [tree])
                 return Part(store, remote, manifest, _blobs_of(store.objects, tree, manifest))
-    raise ModelMissingError(
-        f"the model {manifest.digest[:12]} is neither in the store {store.folder} nor in a remote "
+    raise _nowhere(store, [manifest.digest], tried)
+
+
+def _nowhere(store: Store, digests: Sequence[str], tried: Sequence[str]) -> ModelMissingError:
+    """The error that names models which neither the store nor a remote has."""
+    names = ", ".join(digest[:12] for digest in digests[:5])
+    more = f" and {len(digests) - 5} more" if len(digests) > 5 else ""
+    which = f"model {names} is" if len(digests) == 1 else f"models {names}{more} are"
+    return ModelMissingError(
+        f"the {which} neither in the store {store.folder} nor in a remote "
         f"(tried: {', '.join(tried) or 'there is no remote'})",
         hint=_NOWHERE,
     )

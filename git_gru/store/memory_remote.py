@@ -46,7 +46,7 @@ class MemoryRemote:
         """As `Remote.blobs`."""
         self._take(oids)
 
-    def move(self, new: bytes, old: bytes | None) -> bool:
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
         """As `Remote.move`."""
         sent: list[bytes] = []
         self._send(new, sent)

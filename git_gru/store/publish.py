@@ -1,33 +1,24 @@
 """Publish: models of this store become models of a remote, each blob sent once, in batches of bounded size.
 
-What travels: of several versions published together the newest as plain encodings, the older ones as deltas against newer ones;
-a chunk that the remote keeps plain already is not sent again. A delta's base is always a chunk of the models published here, so
-nobody's other weights travel along. Where the store keeps a chunk as a delta against anything else, it is encoded anew for the
-remote, in a pack that is deleted afterwards.
+How they are kept there is the `plan`'s; a chunk that the remote keeps plain already is not sent again.
 
 Each batch is one commit on top of the remote's state. When somebody else has moved that state, the same models are put on top of
-the new one: both succeed. A model larger than a batch arrives in parts under `incoming` (docs/format.md 5.3), so that an
+the new one: both succeed. A model larger than a batch arrives in parts under `incoming` (docs/format.md 5.2), so that an
 interrupted push goes on where it stopped.
 """
 
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple
 
 from git_gru.store.bring import fetch_trees
-from git_gru.store.codec import encode_plain, inspect
-from git_gru.store.columns import DEPTH, WINDOW, Column, columns_of, place_column
-from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
-from git_gru.store.packs import Entry, PackWriter, make_entry
-from git_gru.store.pipeline import ordered_map
+from git_gru.store.packs import Entry, PackWriter
+from git_gru.store.plan import Kept, Plan, tree_of
 from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError
-from git_gru.store.store import BRING, ChunkMissingError, ModelMissingError, Store
-from git_gru.store.trees import StoreTree, make_model_tree, model_blobs, model_deltas
+from git_gru.store.store import BRING, ModelMissingError, Store
+from git_gru.store.trees import StoreTree, model_blobs, model_deltas
 
 PACKED_FROM = 100
 """So many objects, and a Git server keeps a push as a pack (`receive.unpackLimit`); fewer become loose objects."""
@@ -55,14 +46,6 @@ class Published:
     models: int
     blobs: int
     bytes: int
-
-
-class _Kept(NamedTuple):
-    """How a chunk is kept on the remote: its blob, its base, and the bytes to send for it (0: it is there)."""
-
-    oid: bytes
-    base: str | None
-    size: int
 
 
 @dataclass(slots=True)
@@ -95,18 +78,45 @@ def publish(
         try:
             return work.run(lineages, keep_plain, related)
         finally:
-            work.clean()
+            work.plan.clean()
+
+
+def republish(
+    store: Store,
+    remote: Remote,
+    lineages: Sequence[Sequence[Manifest]],
+    *,
+    keep_plain: Set[str] = frozenset(),
+    drop: Set[str] = frozenset(),
+    progress: Progress | None = None,
+) -> Published:
+    """Encodes the remote's models of `lineages` anew, older versions as deltas, and drops those with the digests `drop`.
+
+    The models are brought here where they are not. Afterwards the remote's state has no history, so that its own
+    housekeeping frees what nothing names any more. Models that others publish meanwhile stay, and so do those of `drop` that
+    are not marked as unneeded (`collect_remote`) or that somebody relies on by then. Raises as `publish`.
+    """
+    with store.locked(alone=False):
+        work = _Publish(store, remote, progress, anew=True)
+        try:
+            done = work.run(lineages, keep_plain, lambda: ())
+            work.cut_history(drop)
+            return done
+        finally:
+            work.plan.clean()
 
 
 class _Publish:
-    def __init__(self, store: Store, remote: Remote, progress: Progress | None) -> None:
-        self.store, self.remote, self.progress = store, remote, progress
+    """One publication. `anew`: of models that the remote has, not of those that it lacks."""
+
+    def __init__(
+        self, store: Store, remote: Remote, progress: Progress | None, *, anew: bool = False
+    ) -> None:
+        self.store, self.remote, self.progress, self.anew = store, remote, progress, anew
         self.tip = remote.look()
-        self.plan: dict[str, _Kept] = {}
+        self.relied: Set[str] = frozenset()
+        self.plan = Plan(store)
         self.there: set[bytes] = set()
-        self.fresh: PackWriter | None = None
-        self.fresh_pack: Path | None = None
-        self.lock = threading.Lock()
         self.models = self.blobs = self.bytes = self.all = 0
 
     def run(
@@ -117,28 +127,23 @@ class _Publish:
     ) -> Published:
         state = StoreTree(self.store.objects, self.tip)
         there = state.models()
-        lines = [[m for m in line if m.digest not in there] for line in lineages]
+        lines = [[m for m in line if (m.digest in there) is self.anew] for line in lineages]
         models = {manifest.digest: manifest for line in lines for manifest in line}
-        if not models:
+        self.relied = {manifest.digest for line in lineages for manifest in line}
+        if not models and not self.relied & state.unneeded.keys():
             return Published(0, 0, 0)
         self.store.require(models.values())
         self._require_here(models.values())
-        if there:
+        if self.anew:
+            self._find_all(there)
+        elif there:
             self._find_kept(models.values(), there, related)
         self._find_arrived(state, models)
-        self._encode(lines, keep_plain)
-        self.all = sum(kept.size for kept in self.plan.values() if kept.oid not in self.there)
+        self.plan.encode(lines, keep_plain)
+        self.all = sum(kept.size for kept in self.plan.kept.values() if kept.oid not in self.there)
         for batch in self._batches(models):
             self._move(batch)
         return Published(self.models, self.blobs, self.bytes)
-
-    def clean(self) -> None:
-        """Deletes the blobs that were encoded for this remote alone."""
-        if self.fresh is not None:
-            self.fresh.abandon()
-        if self.fresh_pack is not None:
-            self.fresh_pack.with_suffix(".idx").unlink(missing_ok=True)
-            self.fresh_pack.unlink(missing_ok=True)
 
     def _require_here(self, models: Iterable[Manifest]) -> None:
         absent = [manifest.digest[:12] for manifest in models if not self.store.has_model(manifest.digest)]
@@ -170,8 +175,14 @@ class _Publish:
             blobs, deltas = model_blobs(self.store.objects, tree), model_deltas(self.store.objects, tree)
             for id in ids:
                 if id in blobs and id not in deltas:
-                    self.plan[id] = _Kept(blobs[id], None, 0)
+                    self.plan.kept[id] = Kept(blobs[id], None, 0)
                     self.there.add(blobs[id])
+
+    def _find_all(self, there: Mapping[str, bytes]) -> None:
+        """Notes all blobs that the remote has."""
+        fetch_trees(self.store.objects, self.remote, there.values())
+        for tree in there.values():
+            self.there.update(model_blobs(self.store.objects, tree).values())
 
     def _find_arrived(self, state: StoreTree, models: Mapping[str, Manifest]) -> None:
         """Notes the blobs that an interrupted push has brought to the remote."""
@@ -179,69 +190,11 @@ class _Publish:
             if digest in models and self.store.objects.has(tree):
                 self.there.update(model_blobs(self.store.objects, tree).values())
 
-    def _encode(self, lines: Sequence[Sequence[Manifest]], keep_plain: Set[str]) -> None:
-        """Plans how each chunk that the remote lacks is kept there; what must be encoded anew goes to the fresh pack."""
-        self.store.sync()
-        rows: dict[str, ChunkRow] = {}
-        for id in dict.fromkeys(id for line in lines for manifest in line for id in manifest.chunks()):
-            row = self.store.lookup.get(id) if id not in self.plan else None
-            if row is not None:
-                rows[id] = row
-            elif id not in self.plan:
-                raise ChunkMissingError(
-                    f"chunk {id[:12]} is not in the store {self.store.folder}", hint=BRING
-                )
-        plain = {
-            id
-            for line in lines
-            for at, manifest in enumerate(line)
-            if at == 0 or manifest.digest in keep_plain
-            for id in manifest.chunks()
-        }
-        columns = columns_of(lines, rows)
-        for _ in ordered_map(
-            self.store.pool,
-            lambda column: self._place(column, rows, plain),
-            columns,
-            ahead=self.store.cores + 1,
-        ):
-            pass
-        for id in rows.keys() - self.plan.keys():  # headers and raw chunks stand in no column
-            self._keep(id, rows[id])
-        if self.fresh is not None:
-            self.fresh_pack, self.fresh = self.fresh.finish(), None
-
-    def _place(self, column: Column, rows: Mapping[str, ChunkRow], plain: Set[str]) -> None:
-        for placed in place_column(column, rows.__getitem__, self._read, plain, depth=DEPTH, window=WINDOW):
-            if placed.parts is None:
-                row = rows[placed.id]
-                self.plan[placed.id] = _Kept(row.oid, placed.base, row.stored)
-            else:
-                self._freshen(placed.id, placed.base, placed.parts)
-
-    def _keep(self, id: str, row: ChunkRow) -> None:
-        if row.base is None:
-            self.plan[id] = _Kept(row.oid, None, row.stored)
-            return
-        dtype = inspect(self.store.objects.expect(row.oid, "blob"), where=f"chunk {id[:12]}").dtype
-        self._freshen(id, None, encode_plain(self._read(id), dtype))
-
-    def _freshen(self, id: str, base: str | None, parts: Sequence[bytes | bytearray | memoryview]) -> None:
-        entry = make_entry("blob", parts)
-        with self.lock:
-            if self.fresh is None:
-                self.fresh = PackWriter(self.store.repository / "objects/pack", 0)
-            self.fresh.add(entry)
-            self.plan[id] = _Kept(entry.oid, base, sum(map(len, parts)))
-
-    def _read(self, id: str) -> bytes:
-        return self.store.chunk(id)
-
     def _batches(self, models: Mapping[str, Manifest]) -> Iterator[_Batch]:
         """The batches in order: newest models first, with all that they need."""
         batch = _Batch()
         for digest, manifest in models.items():
-            needed = self._closure(manifest)
+            needed = self.plan.closure(manifest)
             new = {id: kept for id, kept in needed.items() if kept.oid not in self.there}
             size = sum(kept.size for kept in new.values())
             if batch.models and batch.bytes + size > BATCH_BYTES:
@@ -250,69 +203,79 @@ class _Publish:
             if size > BATCH_BYTES:
                 yield from self._parts(digest, needed, new)
                 new, size = {}, 0
-            batch.models[digest] = self._tree(needed)
+            batch.models[digest] = tree_of(needed)
             batch.blobs += len(new)
             batch.bytes += size
             self.there.update(kept.oid for kept in new.values())
         yield batch
 
-    def _parts(self, digest: str, needed: Mapping[str, _Kept], new: Mapping[str, _Kept]) -> Iterator[_Batch]:
+    def _parts(self, digest: str, needed: Mapping[str, Kept], new: Mapping[str, Kept]) -> Iterator[_Batch]:
         """The blobs of a model that is too large for one batch."""
         batch = _Batch()
         arrived = {id: kept for id, kept in needed.items() if id not in new}
         for id, kept in new.items():
             if batch.blobs and batch.bytes + kept.size > BATCH_BYTES:
-                batch.parts[digest] = self._tree(arrived)
+                batch.parts[digest] = tree_of(arrived)
                 yield batch
                 batch = _Batch()
             arrived[id] = kept
             self.there.add(kept.oid)
             batch.blobs += 1
             batch.bytes += kept.size
-        batch.parts[digest] = self._tree(arrived)
+        batch.parts[digest] = tree_of(arrived)
         yield batch
-
-    def _closure(self, manifest: Manifest) -> dict[str, _Kept]:
-        needed: dict[str, _Kept] = {}
-        for id in manifest.chunks():
-            wanted: str | None = id
-            while wanted is not None and wanted not in needed:
-                needed[wanted] = self.plan[wanted]
-                wanted = needed[wanted].base
-        return needed
-
-    @staticmethod
-    def _tree(needed: Mapping[str, _Kept]) -> Entry:
-        deltas = {id for id, kept in needed.items() if kept.base is not None}
-        return make_model_tree({id: kept.oid for id, kept in needed.items()}, deltas)
 
     def _move(self, batch: _Batch) -> None:
         """Sends a batch, on top of whatever the remote's state is by then."""
         for attempt in range(MOST_TRIES):
             state = StoreTree(self.store.objects, self.tip)
             there = state.models()
-            models = {digest: tree for digest, tree in batch.models.items() if digest not in there}
+            models = {
+                digest: tree
+                for digest, tree in batch.models.items()
+                if (there.get(digest) not in (None, tree.oid) if self.anew else digest not in there)
+            }
             arriving = {d: t for d, t in state.incoming.items() if d not in batch.models and d not in there}
             arriving |= {digest: entry.oid for digest, entry in batch.parts.items()}
-            if not models and not batch.parts:
+            if not models and not batch.parts and not self.relied & state.unneeded.keys():
                 return
             new = self._write(state, models, arriving, batch)
             if self.remote.move(new, self.tip):
                 self.tip = new
                 break
-            # Whoever lost moves again after a while that differs from the others'
-            time.sleep(random.uniform(0, min(2.0, 0.05 * 2 ** min(attempt, 6))))
-            self.tip = self.remote.look()
-        else:
-            raise RemoteError(
-                f"others publish to {self.remote.name} all the time: gave up after {MOST_TRIES} tries",
-                hint="What was sent so far stays there; run the command again",
-            )
-        self.models += len(batch.models)
+            self._wait(attempt)
+        self.models += len(models)
         self.blobs += batch.blobs
         self.bytes += batch.bytes
         if self.progress is not None:
             self.progress(self.bytes, self.all)
+
+    def cut_history(self, drop: Set[str]) -> None:
+        """Makes the remote's state a commit without a parent, without those of the models `drop` that are unneeded still."""
+        for attempt in range(MOST_TRIES):
+            state = StoreTree(self.store.objects, self.tip)
+            if state.commit is None:
+                return
+            gone = drop & state.unneeded.keys() & state.models().keys()
+            new, entries = state.write(
+                dict.fromkeys(gone),
+                incoming=state.incoming,
+                unneeded={d: when for d, when in state.unneeded.items() if d not in gone},
+            )
+            self._keep_entries(entries)
+            if new == self.tip or self.remote.move(new, self.tip, replace=True):
+                return
+            self._wait(attempt)
+
+    def _wait(self, attempt: int) -> None:
+        """After a lost compare-and-swap: waits a while that differs from the others', and looks again."""
+        if attempt == MOST_TRIES - 1:
+            raise RemoteError(
+                f"others publish to {self.remote.name} all the time: gave up after {MOST_TRIES} tries",
+                hint="What was sent so far stays there; run the command again",
+            )
+        time.sleep(random.uniform(0, min(2.0, 0.05 * 2 ** min(attempt, 6))))
+        self.tip = self.remote.look()
 
     def _write(
         self, state: StoreTree, models: Mapping[str, Entry], arriving: Mapping[str, bytes], batch: _Batch
@@ -320,14 +283,22 @@ class _Publish:
         """Writes the commit that puts a batch on top of `state`, and returns it."""
         trees = {**models, **batch.parts}
         padding = PACKED_FROM - batch.blobs - len(trees) if batch.bytes >= PADDED_BYTES else 0
-        new, entries = state.write_child(
-            {digest: entry.oid for digest, entry in models.items()}, arriving, padding
+        new, entries = state.write(
+            {digest: entry.oid for digest, entry in models.items()},
+            parent=state.commit,
+            incoming=arriving,
+            # Whoever relies on a model says so to a collector that was about to drop it
+            unneeded={d: when for d, when in state.unneeded.items() if d not in self.relied},
+            padding=padding,
         )
-        pack = PackWriter(self.store.repository / "objects/pack", len(entries) + len(trees))
-        for entry in (*trees.values(), *entries):
+        self._keep_entries([*trees.values(), *entries])
+        return new
+
+    def _keep_entries(self, entries: Sequence[Entry]) -> None:
+        pack = PackWriter(self.store.repository / "objects/pack", len(entries))
+        for entry in entries:
             pack.add(entry)
         written = pack.finish()
         if written is not None:
             # Tells git that what these trees name may be absent: blobs that only the remote has, or that `clean` deletes
             written.with_suffix(".promisor").touch()
-        return new

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 REF = "refs/gru/store"
 BRING = (
-    "its chunks were never added here or not brought along: copy .git/gru from the repository that has them, or add the file "
-    "again where you still have it (touch PATH; git add PATH). Then: git restore --source=HEAD --staged --worktree :/"
+    "fetch the model again (git gru fetch REV), or add the file again where you still have it (touch PATH; git add PATH). "
+    "Then: git restore --source=HEAD --staged --worktree :/"
 )
 
 LONGEST_CHAIN = 64

@@ -88,13 +88,15 @@ def _model_items(objects: Objects, tree: bytes) -> Iterator[tuple[str, bytes, bo
 class StoreTree:
     """The upper trees of one state of the store: which models it has, and how the state with more models looks.
 
-    `commit` is the store's commit (20 bytes), or None for an empty store. `incoming` is of a remote's state: manifest's digest ->
-    tree with those chunks of the model that have arrived, for models too large for one push.
+    `commit` is the store's commit (20 bytes), or None for an empty store. Of a remote's state, by manifest's digest: `incoming`
+    has trees with those chunks that have arrived of a model too large for one push, `unneeded` the time (seconds since 1970) at
+    which a collector first saw that no reference of the remote reaches the model.
     """
 
     def __init__(self, objects: Objects, commit: bytes | None) -> None:
         self.commit = commit
         self.incoming: dict[str, bytes] = {}
+        self.unneeded: dict[str, int] = {}
         self._objects = objects
         self._groups: dict[bytes, bytes] = {}
         self._models: dict[bytes, dict[bytes, bytes]] = {}
@@ -113,27 +115,33 @@ class StoreTree:
             for rest, tree in self._group(group).items()
         }
 
-    def write(self, changes: Mapping[str, bytes | None]) -> tuple[bytes, list[Entry]]:
-        """The state with `changes` (digest -> model tree, None to drop it): its commit and the new objects."""
-        entries, folders = self._changed(changes)
-        root = make_tree(folders)
-        commit = make_commit(root.oid)
-        return commit.oid, [*entries, root, commit]
-
-    def write_child(
-        self, changes: Mapping[str, bytes | None], incoming: Mapping[str, bytes], padding: int
+    def write(
+        self,
+        changes: Mapping[str, bytes | None],
+        *,
+        parent: bytes | None = None,
+        incoming: Mapping[str, bytes] | None = None,
+        unneeded: Mapping[str, int] | None = None,
+        padding: int = 0,
     ) -> tuple[bytes, list[Entry]]:
-        """As `write`, for a remote: a child of this commit, with the `incoming` trees.
+        """The state with `changes` (digest -> model tree, None to drop it): its commit and the new objects.
 
-        `padding` so many objects without use go along: a Git server keeps a push of fewer than 100 objects as loose
-        objects, which it compresses once more, and again whenever somebody fetches them.
+        The rest is for remotes: the commit's `parent`, the `incoming` trees, the `unneeded` models, and so many objects
+        without use. (A Git server
+        keeps a push of fewer than 100 objects as loose objects, which it compresses once more, and again whenever somebody
+        fetches them.)
         """
         entries, folders = self._changed(changes)
         if incoming:
             entries.append(make_tree({id.encode(): (TREE_MODE, tree) for id, tree in incoming.items()}))
             folders[b"incoming"] = (TREE_MODE, entries[-1].oid)
+        if unneeded:
+            times = {digest: make_entry("blob", [b"%d\n" % when]) for digest, when in unneeded.items()}
+            marks = make_tree({digest.encode(): (BLOB_MODE, time.oid) for digest, time in times.items()})
+            entries += [*times.values(), marks]
+            folders[b"unneeded"] = (TREE_MODE, marks.oid)
         if padding > 0:
-            about = (self.commit or b"").hex()
+            about = (parent or b"").hex()
             fill = [make_entry("blob", [f"padding {about} {at}\n".encode()]) for at in range(padding)]
             entries += fill
             entries.append(make_tree({b"%d" % at: (BLOB_MODE, entry.oid) for at, entry in enumerate(fill)}))
@@ -141,7 +149,7 @@ class StoreTree:
                 entries.append(make_tree({b"-": (TREE_MODE, entries[-1].oid)}))
             folders[b"padding"] = (TREE_MODE, entries[-1].oid)
         root = make_tree(folders)
-        commit = make_commit(root.oid, self.commit)
+        commit = make_commit(root.oid, parent)
         return commit.oid, [*entries, root, commit]
 
     def _changed(
@@ -186,6 +194,14 @@ class StoreTree:
         if b"incoming" in items:
             arrived = self._folder(items[b"incoming"].oid, b"")
             self.incoming = {item.name.decode("ascii", "replace"): item.oid for item in arrived}
+        if b"unneeded" in items:
+            for item in self._folder(items[b"unneeded"].oid, b""):
+                when = bytes(self._objects.expect(item.oid, "blob")).strip()
+                if not (when.isdigit() and len(when) < 16):
+                    raise TreeError(
+                        f"the time at which {item.name!r} was seen unneeded is not one", hint=REPAIR
+                    )
+                self.unneeded[item.name.decode("ascii", "replace")] = int(when)
 
     def _root(self, commit: bytes) -> bytes:
         text = bytes(self._objects.expect(commit, "commit"))

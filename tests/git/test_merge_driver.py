@@ -209,7 +209,7 @@ def test_a_missing_chunk_is_a_conflict_not_a_wrong_model(repo, forked) -> None:
     (store / "store.git").rename(store / "elsewhere.git")
     done = repo.run("git", "merge-tree", "--write-tree", "HEAD", "side")
     assert done.returncode == 1
-    assert "git-gru: chunk" in done.stderr.decode() and "hint: " in done.stderr.decode()
+    assert "git-gru: the models" in done.stderr.decode() and "hint: " in done.stderr.decode()
 
 
 def test_a_version_from_before_tracking_takes_part(plain_repo) -> None:

@@ -15,11 +15,12 @@ from git_gru.store import bring as bring_module
 from git_gru.store import publish as publish_module
 from git_gru.store.bring import bring, locate
 from git_gru.store.codec import inspect
+from git_gru.store.collect_remote import collect_remote
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.memory_remote import MemoryHub, MemoryRemote
 from git_gru.store.packs import PackWriter, make_entry
-from git_gru.store.publish import PACKED_FROM, PADDED_BYTES, PATIENCE, Published, publish
+from git_gru.store.publish import PACKED_FROM, PADDED_BYTES, PATIENCE, Published, publish, republish
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.repack import repack
 from git_gru.store.restore import restore
@@ -125,8 +126,8 @@ def commit_of(store: Store, names: dict[str, bytes], old: bytes | None) -> bytes
         digest: make_entry("tree", [b"100644 " + digest.encode() + b"\0" + blob.oid])
         for digest, blob in blobs.items()
     }
-    new, entries = StoreTree(store.objects, old).write_child(
-        {digest: tree.oid for digest, tree in trees.items()}, {}, 0
+    new, entries = StoreTree(store.objects, old).write(
+        {digest: tree.oid for digest, tree in trees.items()}, parent=old
     )
     pack = PackWriter(store.repository / "objects/pack", 0)
     for entry in (*blobs.values(), *trees.values(), *entries):
@@ -187,6 +188,22 @@ def test_nothing_asked_for_is_nothing_done(hub: Hub, stores: Callable[[], Store]
     store = stores()
     hub.view(store).blobs([])
     hub.view(store).trees([])
+
+
+def test_a_state_is_replaced_only_if_nobody_moved_it(hub: Hub, stores: Callable[[], Store]) -> None:
+    one, two = stores(), stores()
+    first = commit_of(one, {A: b"a"}, None)
+    assert hub.view(one).move(first, None)
+    assert hub.view(two).look() == first
+    second = commit_of(two, {B: b"b"}, first)
+    assert hub.view(two).move(second, first)
+    without, _ = StoreTree(one.objects, first).write({})
+    assert without == first  # a state without a parent is a function of its models
+    fresh = commit_of(one, {C: b"c"}, None)
+    assert not hub.view(one).move(fresh, first, replace=True)
+    assert hub.view(one).look() == second
+    assert hub.view(one).move(fresh, second, replace=True)
+    assert state_of(two, hub.view(two)).models().keys() == {C}
 
 
 # ---- publish and bring -------------------------------------------------------------------------------------------------
@@ -297,6 +314,92 @@ def test_what_was_encoded_for_the_hub_alone_does_not_stay(hub: Hub, stores: Call
     assert sum(pack.size for pack in one.objects.packs()) < size + 100_000
 
 
+def test_a_hub_that_was_fed_one_by_one_is_repacked(hub: Hub, stores: Callable[[], Store]) -> None:
+    one, two, three = stores(), stores(), stores()
+    files = versions(5)
+    manifests = added(one, files)
+    for at, manifest in enumerate(manifests):
+        publish(one, hub.view(one), [[manifest]], related=lambda at=at: manifests[:at])
+    raw = sum(map(len, files))
+    kept = sum(row.stored for row in one.lookup.rows().values())
+    stranger = added(three, versions(1, seed=9))[0]
+    publish(three, hub.view(three), [[stranger]])
+    two.supply = lambda absent: bring(two, [hub.view(two)], list(absent)) and None
+    done = republish(two, hub.view(two), [manifests[::-1]], keep_plain={manifests[4].digest})
+    assert done.models == 4
+    state = state_of(two, hub.view(two))
+    assert set(state.models()) == {m.digest for m in [*manifests, stranger]}
+    hub.view(two).trees(list(state.models().values()))
+    blobs = {oid for tree in state.models().values() for oid in model_blobs(two.objects, tree).values()}
+    assert not model_deltas(two.objects, state.models()[manifests[4].digest])
+    four = stores()
+    bring(four, [hub.view(four)], [*manifests, stranger])
+    assert [content(four, manifest) for manifest in manifests] == files
+    now = sum(four.objects.head(oid, 1)[0] for oid in blobs)
+    assert now < 0.95 * (kept + sum(map(len, versions(1, seed=9)))) < raw
+    again = republish(two, hub.view(two), [manifests[::-1]], keep_plain={manifests[4].digest})
+    assert again.bytes == 0
+
+
+def test_what_a_hub_needs_no_more_is_dropped_after_the_grace_time(
+    hub: Hub, stores: Callable[[], Store]
+) -> None:
+    one, two = stores(), stores()
+    keep, drop, late = (added(one, versions(1, seed=seed))[0] for seed in range(3))
+    publish(one, hub.view(one), [[keep], [drop], [late]])
+    needed = {keep.digest}
+
+    def collect(now: int, **options: bool) -> tuple[set[str], set[str]]:
+        found = collect_remote(two, hub.view(two), needed, now=now, grace=100, **options)
+        return set(found.dropped), set(found.waiting)
+
+    unneeded = {drop.digest, late.digest}
+    assert collect(1000, dry_run=True) == (set(), unneeded)
+    assert collect(1000) == (set(), unneeded)
+    assert state_of(two, hub.view(two)).unneeded == dict.fromkeys(unneeded, 1000)
+    assert collect(1050) == (set(), unneeded)
+    assert collect(20) == (set(), unneeded)  # a clock that goes backwards drops nothing, and nothing sooner
+    assert collect(1060) == (set(), unneeded)
+    assert set(state_of(two, hub.view(two)).models()) == {keep.digest, *unneeded}
+    done = publish(one, hub.view(one), [[late]])  # somebody pushes a commit that reaches it after all
+    assert done.blobs == 0
+    assert set(state_of(two, hub.view(two)).unneeded) == {drop.digest}
+    assert collect(1200) == ({drop.digest}, {late.digest})
+    assert set(state_of(two, hub.view(two)).models()) == {keep.digest, late.digest}
+    three = stores()
+    assert bring(three, [hub.view(three)], [keep, late]).models == 2
+    assert collect(1210) == (set(), {late.digest})
+    needed.add(late.digest)
+    assert collect(9000) == (set(), set())
+    assert state_of(two, hub.view(two)).unneeded == {}
+
+
+def test_a_push_between_the_collectors_look_and_its_drop_saves_the_model(
+    hub: Hub, stores: Callable[[], Store]
+) -> None:
+    one, two = stores(), stores()
+    (model,) = added(one, versions(1))
+    publish(one, hub.view(one), [[model]])
+    collect_remote(two, hub.view(two), set(), now=0, grace=10)
+    inner = hub.view(two)
+
+    class Late:
+        """Lets a push come in just before the state is replaced."""
+
+        name = "late"
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(inner, name)
+
+        def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
+            if replace and old is not None and state_of(one, hub.view(one)).unneeded:
+                publish(one, hub.view(one), [[model]])
+            return inner.move(new, old, replace=replace)
+
+    collect_remote(two, Late(), set(), now=100, grace=10)  # type: ignore[arg-type]
+    assert set(state_of(one, hub.view(one)).models()) == {model.digest}
+
+
 def test_a_later_head_is_plain_even_if_the_hub_keeps_a_delta(hub: Hub, stores: Callable[[], Store]) -> None:
     one, two = stores(), stores()
     manifests = added(one, versions(3))
@@ -369,7 +472,7 @@ def test_large_models_go_in_parts_and_go_on_after_an_interruption(
         def __getattr__(self, name: str) -> object:
             return getattr(real, name)
 
-        def move(self, new: bytes, old: bytes | None) -> bool:
+        def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
             nonlocal moves
             moves += 1
             if moves == 4:

@@ -375,6 +375,31 @@ def test_fetch_prefetch_and_push(pushed, hub, tmp_path, at, make_arrays):
     assert json.loads(pushed.gru("push", "other", "side", "--json").stdout)["models"] == 0
 
 
+def test_a_hub_that_was_fed_version_by_version_is_repacked(repo, hub, everywhere, tmp_path, at, make_arrays):
+    files, base = [], make_arrays(0, hidden=256)
+    repo.git("remote", "add", "origin", str(hub))
+    for seed in range(4):
+        files.append(repo.write(MODEL, {name: array * (1 + 1e-4 * seed) for name, array in base.items()}))
+        repo.commit(f"version {seed}")
+        repo.git("push", "-q", "origin", "main")
+
+    def kept() -> int:
+        subprocess.run(["git", "-C", str(hub), "gc", "-q", "--prune=now"], check=True)
+        return sum(file.stat().st_size for file in (hub / "objects/pack").glob("*.pack"))
+
+    before = kept()
+    done = json.loads(repo.gru("repack", "--remote", "origin", "--json").stdout)
+    assert done["models"] == 3
+    assert kept() < 0.9 * before
+    repo.git("clone", "-q", str(hub), str(tmp_path / "clone"))
+    clone = at(tmp_path / "clone")
+    for seed in reversed(range(4)):
+        assert clone.read(MODEL) == files[seed]
+        if seed:
+            clone.git("checkout", "-q", "HEAD~1")
+    assert repo.gru("repack", "--remote", "nobody").returncode == 4
+
+
 def test_one_tensor_is_fetched_alone(pushed, hub, tmp_path, at, make_arrays):
     pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"), env={"GIT_GRU_SKIP_SMUDGE": "1"})
     clone = at(tmp_path / "clone")

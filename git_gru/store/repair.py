@@ -1,0 +1,68 @@
+"""Repair: chunks that are damaged or missing here are fetched anew from a remote that has them.
+
+The fetch goes into a store of its own, because git does not fetch an object that it believes to have. What comes from there is
+verified, encoded and written as any new chunk, and every model that was told to lack it gets a model tree with the new blob.
+"""
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from git_gru.errors import StoreError
+from git_gru.store.bring import locate
+from git_gru.store.manifest import Manifest
+from git_gru.store.remote import Remote, RemoteError
+from git_gru.store.store import Store
+
+Sources = Callable[[Store], Iterable[Remote]]
+"""Gives the remotes as seen from a store."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repaired:
+    """What a repair did: chunks that are whole again, and those that no remote gives (chunk id -> why)."""
+
+    chunks: int
+    left: Mapping[str, str]
+
+
+def repair(store: Store, sources: Sources, broken: Mapping[Manifest, Iterable[str]]) -> Repaired:
+    """Fetches the `broken` chunks (model -> chunk ids) anew. What cannot be had is told in the answer, not raised."""
+    left: dict[str, str] = {}
+    mended: dict[str, None] = {}
+    with _scratch(store) as scratch, store.writer() as writer:
+        for manifest, ids in broken.items():
+            dtypes = {id: entry.dtype for entry in manifest.tensors.values() for id in entry.chunks}
+            for id in dict.fromkeys(ids):
+                if id in mended:
+                    continue
+                try:
+                    part = locate(scratch, sources(scratch), manifest)
+                    part.ensure([id])
+                    data = part.chunk(id)
+                except (StoreError, RemoteError) as error:
+                    left[id] = str(error)
+                    continue
+                store.lookup.drop(id)
+                writer.add(data, dtypes.get(id, "U8"))
+                mended[id] = None
+                left.pop(id, None)
+        for manifest in broken:
+            if not left.keys() & set(manifest.chunks()):
+                writer.commit(manifest)
+    return Repaired(len(mended), left)
+
+
+@contextlib.contextmanager
+def _scratch(store: Store) -> Iterator[Store]:
+    """An empty store beside this one, deleted afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="repair-", dir=store.folder))
+    scratch = Store.open(folder)
+    try:
+        yield scratch
+    finally:
+        scratch.close()
+        shutil.rmtree(folder, ignore_errors=True)
