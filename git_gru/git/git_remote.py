@@ -59,16 +59,14 @@ def transport_environment(repo: Repository) -> Environment:
     What ties a process to the user's repository is taken out; settings about transport that only that repository or the command
     line has (a proxy, a credential helper, an ssh command) are passed on.
     """
-    listed = repo.completed("config", "--show-scope", "-z", "--get-regexp", _FORWARDED).stdout
-    fields = listed.decode("utf-8", "surrogateescape").split("\0")
+    here = [setting for setting in repo.settings.matching(_FORWARDED) if setting.scope in _HERE]
     environment: dict[str, str | None] = dict(LOCAL_VARIABLES)
-    count = 0
-    for scope, setting in zip(fields[::2], fields[1::2], strict=False):
-        if scope in _HERE:
-            key, _, value = setting.partition("\n")
-            environment[f"GIT_CONFIG_KEY_{count}"], environment[f"GIT_CONFIG_VALUE_{count}"] = key, value
-            count += 1
-    environment["GIT_CONFIG_COUNT"] = str(count) if count else None
+    for at, setting in enumerate(here):
+        environment[f"GIT_CONFIG_KEY_{at}"], environment[f"GIT_CONFIG_VALUE_{at}"] = (
+            setting.key,
+            setting.value,
+        )
+    environment["GIT_CONFIG_COUNT"] = str(len(here)) if here else None
     return environment
 
 

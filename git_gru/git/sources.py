@@ -75,15 +75,15 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
 
 def remote_names(repo: Repository) -> list[str]:
     """The names of the remotes, the current branch's first, then `origin`."""
-    names = repo.git("remote").decode("utf-8", "surrogateescape").split("\n")[:-1]
-    branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+    names = sorted({setting.key[7:-4] for setting in repo.settings.matching(r"^remote\..*\.url$")})
+    branch = _branch(repo)
     first = [repo.config(f"branch.{branch}.remote") if branch else None, "origin"]
     return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
 
 
 def default_remote(repo: Repository) -> str:
     """The remote that a push goes to where none is named. Raises `UnknownRemoteError` when there is none."""
-    branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+    branch = _branch(repo)
     chosen = repo.config(f"branch.{branch}.pushRemote") if branch else None
     names = remote_names(repo)
     name = chosen or repo.config("remote.pushDefault") or (names[0] if names else None)
@@ -122,8 +122,7 @@ def committed_store(repo: Repository) -> str | None:
 
 def trusted_stores(repo: Repository) -> list[str]:
     """The addresses that the user has approved for this repository."""
-    listed = repo.completed("config", "--get-all", TRUSTED).stdout
-    return listed.decode("utf-8", "replace").splitlines()
+    return repo.settings.every(TRUSTED)
 
 
 def trust(repo: Repository) -> str:
@@ -135,7 +134,7 @@ def trust(repo: Repository) -> str:
             hint=f"Whoever publishes the models commits one: git config -f {CONFIG_FILE} store.url URL",
         )
     if url not in trusted_stores(repo):
-        repo.git("config", "--local", "--add", TRUSTED, url)
+        repo.configure("--local", "--add", TRUSTED, url)
     return url
 
 
@@ -144,6 +143,11 @@ def absolute(repo: Repository, url: str) -> str:
     if _SCHEME.match(url) or _SCP.match(url):
         return url
     return str((repo.top / Path(url).expanduser()).resolve())
+
+
+def _branch(repo: Repository) -> str:
+    """The branch that is checked out; empty where none is."""
+    return repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
 
 
 def _url(repo: Repository, name: str, *, push: bool) -> str:
