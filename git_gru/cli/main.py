@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
+    "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
     "repack": Verb("git_gru.cli.repack", _STORE, "Make the store smaller: older versions become deltas."),
 }
 

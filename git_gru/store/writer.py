@@ -91,7 +91,7 @@ class Writer:
         # A known model is written anew only where chunks of it had been lost: adding a file again repairs the store.
         known = self._store.has_model(manifest.digest)
         if known and self._rows.keys().isdisjoint(manifest.chunks()):
-            self._store.lookup.stamp(manifest.digest)
+            self._store.stamps.stamp(manifest.digest, manifest.encode())
             return
         model = self._model_tree(manifest)
         while True:
@@ -109,6 +109,7 @@ class Writer:
             self._store.objects.packs()  # looks at them anew: the mended copies shall be found before the damaged ones
         names = (old.hex() if old else "", new.hex())
         self._store.lookup.put(self._rows, {manifest.digest: model.oid}, *names)
+        self._store.stamps.stamp(manifest.digest, manifest.encode())
 
     @property
     def _packs(self) -> Path:
@@ -118,7 +119,7 @@ class Writer:
         id, raw, entry, stored = encoded
         assert self._pack is not None
         self._pack.add(entry)
-        self._rows[id] = ChunkRow(entry.oid, None, raw, stored)
+        self._rows[id] = ChunkRow(entry.oid, None, raw, stored, 0)
 
     def _has(self, id: str) -> bool:
         row = self._store.lookup.get(id)
