@@ -17,7 +17,8 @@ from git_gru.git.migrate.migration import Migration, Request, Stage, migrate, un
 from git_gru.git.migrate.refs import KEPT, Move
 from git_gru.git.migrate.trees import Direction
 from git_gru.git.repository import Repository
-from git_gru.store.repack import RepackRunningError, repack
+from git_gru.store.repack import repack
+from git_gru.store.rewrite import RewriteRunningError
 
 _SHOWN = 20
 _REPACK = "repacking"
@@ -146,7 +147,7 @@ def _repack(repo: Repository) -> None:
                 history.keep_plain,
                 progress=lambda done, every: progress.show(_REPACK, done, every),
             )
-    except RepackRunningError as error:
+    except RewriteRunningError as error:
         say(f"the models are imported, and not repacked: {error}")
 
 

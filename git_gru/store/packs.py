@@ -16,7 +16,7 @@ import itertools
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -166,13 +166,20 @@ class PackWriter:
             self._entries[oid] = (start, crc)
         return oid
 
-    def finish(self) -> Path | None:
-        """Makes the pack durable and visible, and returns its path (None if it holds no object)."""
+    def oids(self) -> Set[bytes]:
+        """The ids of the objects in the pack."""
+        return self._entries.keys()
+
+    def finish(self, *, promised: bool = False) -> Path | None:
+        """Makes the pack durable and visible, and returns its path (None if it holds no object).
+
+        `promised` tells Git that a remote promises the objects that those of this pack name: they may be missing here.
+        """
         if not self._entries:
             self.abandon()
             return None
         try:
-            return self._publish()
+            return self._publish(promised)
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
@@ -185,7 +192,7 @@ class PackWriter:
         self._temporary.unlink(missing_ok=True)
         self._index.unlink(missing_ok=True)
 
-    def _publish(self) -> Path:
+    def _publish(self, promised: bool) -> Path:
         checksum = self._checksum()
         self._put(checksum)
         os.fsync(self._file.fileno())
@@ -197,6 +204,8 @@ class PackWriter:
             os.fsync(file.fileno())
         for path in (self._temporary, self._index):
             path.chmod(0o444)
+        if promised:
+            final.with_suffix(".promisor").touch()
         self._temporary.rename(final)
         self._index.rename(final.with_suffix(".idx"))
         sync_folder(self.folder)

@@ -96,8 +96,9 @@ class Writer:
             for manifest in manifests
             if manifest.digest not in known or not self._rows.keys().isdisjoint(manifest.chunks())
         }
-        for name in known - models.keys():
-            self._store.lookup.stamp(name)
+        for manifest in manifests:
+            if manifest.digest not in models:
+                self._store.stamps.stamp(manifest.digest, manifest.encode())
         if not models:
             return
         trees = {digest: entry.oid for digest, entry in models.items()}
@@ -106,6 +107,9 @@ class Writer:
         if known & models.keys():
             self._store.objects.packs()  # looks at them anew: the mended copies shall be found before the damaged ones
         self._store.lookup.put(self._rows, trees, old.hex() if old else "", new.hex())
+        for manifest in manifests:
+            if manifest.digest in models:
+                self._store.stamps.stamp(manifest.digest, manifest.encode())
 
     @property
     def _packs(self) -> Path:
@@ -115,7 +119,7 @@ class Writer:
         id, raw, entry, stored = encoded
         assert self._pack is not None
         self._pack.add(entry)
-        self._rows[id] = ChunkRow(entry.oid, None, raw, stored)
+        self._rows[id] = ChunkRow(entry.oid, None, raw, stored, 0)
 
     def _has(self, id: str) -> bool:
         row = self._store.lookup.get(id)
