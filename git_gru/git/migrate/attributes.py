@@ -7,6 +7,7 @@ Which lines are concerned: those whose pattern is *covered* by one of the migrat
 does not match. Where that cannot be told from the two texts, the line stays, and with it what it says of its files.
 """
 
+import functools
 import os
 import tempfile
 from collections import OrderedDict
@@ -102,8 +103,8 @@ class Filters:
     def __init__(self) -> None:
         self._exit = ExitStack()
         self._talks: OrderedDict[Stack, Talk] = OrderedDict()
-        self._known: dict[tuple[Stack, bytes], str] = {}
         self._made = 0
+        self.value = functools.lru_cache(maxsize=1 << 18)(self._value)
 
     def __enter__(self) -> Self:
         self._place = Path(self._exit.enter_context(tempfile.TemporaryDirectory(prefix="git-gru-")))
@@ -117,14 +118,9 @@ class Filters:
             talk.close()
         self._exit.close()
 
-    def value(self, stack: Stack, path: bytes) -> str:
+    def _value(self, stack: Stack, path: bytes) -> str:
         """The value for a path: `gru`, `lfs`, …, or `set`, `unset`, `unspecified`."""
-        known = self._known.get((stack, path))
-        if known is None:
-            known = self._known[stack, path] = self._ask(self._talk(stack), path)
-        return known
-
-    def _ask(self, talk: Talk, path: bytes) -> str:
+        talk = self._talk(stack)
         talk.ask(path + b"\0")
         talk.bytes(len(path) + len(b"\0filter\0"))
         value = b""
