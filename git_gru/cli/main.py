@@ -58,6 +58,10 @@ VERBS: dict[str, Verb] = {
         "git_gru.cli.prefetch", _TRANSFER, "Bring the models at all branch tips into the store."
     ),
     "trust": Verb("git_gru.cli.trust", _TRANSFER, "Approve the store that .gruconfig names."),
+    "migrate": Verb(
+        "git_gru.cli.migrate", _STORE, "Make a history's files models, or its models files again."
+    ),
+    "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
     "repack": Verb("git_gru.cli.repack", _STORE, "Make the store smaller: older versions become deltas."),
 }
 

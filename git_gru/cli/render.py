@@ -61,6 +61,14 @@ def human_size(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{value:.1f} {unit}" if value < 99.95 else f"{value:.0f} {unit}"
 
 
+def human_span(seconds: float) -> str:
+    """A span of time for people, in its largest unit: `3 hours`."""
+    for unit, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
+        if seconds >= length:
+            return plural(int(seconds // length), unit)
+    return plural(max(0, int(seconds)), "second")
+
+
 def plural(count: int, noun: str) -> str:
     """A count with its noun: `1 model`, `2 models`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -193,7 +193,8 @@ class _Session:
         if is_manifest(head):
             data = _whole_manifest(head, content, path)
             manifest = parse_manifest(data, where=path)
-            self._store.lookup.stamp(manifest.digest)
+            with self._store.locked(alone=False):  # not while a collector decides by the stamps what goes
+                self._store.stamps.stamp(manifest.digest, data)
             return (data,)
         result = ingest(
             self._store, _Prefixed(head, content), expect_safetensors=path.endswith(".safetensors")

@@ -6,8 +6,9 @@ part of the error, and messages come in English whatever the user's locale is, s
 The child inherits this process's environment; `env` adds to it, and a value of None takes a variable away.
 """
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,41 @@ def completed(
     if check and result.returncode != 0:
         raise GitCommandError(args, result.returncode, result.stderr.decode("utf-8", "replace"))
     return result
+
+
+def lines(
+    *args: str, cwd: Path | None = None, input: bytes = b"", env: Environment | None = None
+) -> Iterator[bytes]:
+    """The lines of `git ARGS`, as they come, without their ends: for output that may be too long for memory.
+
+    git must read all of `input` before it writes. Raises as `git` does, after the last line.
+    """
+    import subprocess
+    import tempfile
+
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                ["git", *args],
+                cwd=cwd,
+                env=child_environment(env),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=said,
+            )
+        except FileNotFoundError as error:
+            raise GitMissingError from error
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                process.stdin.write(input)
+                process.stdin.close()
+            for line in process.stdout:
+                yield line.rstrip(b"\n")
+        if process.returncode != 0:
+            said.seek(0)
+            raise GitCommandError(args, process.returncode, said.read().decode("utf-8", "replace"))
 
 
 def _verb(args: tuple[str, ...]) -> str:

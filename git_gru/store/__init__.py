@@ -12,7 +12,8 @@ Words (docs/format.md is normative):
   holds one *model tree* for each manifest: `models/<2 hex>/<62 hex>` -> `{<chunk id>: blob}`, all chunks of that model and the
   bases that they need. (`objects`, `packs`, `trees`, `store`)
 - *Ingest* turns a file into chunks and a manifest, *restore* turns a manifest into the file's exact bytes, *repack* re-encodes
-  older versions against newer ones. (`ingest`, `restore`, `repack`)
+  older versions against newer ones, *collection* drops models that nothing needs; both are *rewritings* of the store. (`ingest`,
+  `restore`, `repack`, `collect`, `rewrite`)
 
 Invariants: a manifest is answered only after every chunk that it names is durable and reachable from `refs/gru/store`; nothing
 unverified leaves the store; a killed process leaves garbage at worst; two writers at once both succeed.

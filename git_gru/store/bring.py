@@ -95,6 +95,7 @@ class _Bring:
                 self._count([blobs[id] for id, _ in batch], sum(length for _, length in batch))
             _require_whole(objects, blobs, manifest)
             link(self.store, {digest: tree}, ())
+            self.store.stamps.stamp(digest, manifest.encode())
             del self.wanted[digest]
             self.models += 1
 

@@ -57,7 +57,5 @@ def _mark(store: Store, remote: Remote, state: StoreTree, marks: dict[str, int])
     pack = PackWriter(store.repository / "objects/pack", len(entries))
     for entry in entries:
         pack.add(entry)
-    written = pack.finish()
-    if written is not None:
-        written.with_suffix(".promisor").touch()
+    pack.finish(promised=True)
     return remote.move(new, state.commit)

@@ -6,7 +6,7 @@ goes on too long is raw too, yet cut at its tensors, so that the whole file shar
 by its content.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from git_gru.errors import InputError
@@ -24,6 +24,9 @@ from git_gru.store.manifest import MAX_MANIFEST, Manifest, TensorEntry
 from git_gru.store.store import Store
 
 Add = Callable[[bytearray, str], str]
+
+TOGETHER = 1 << 29
+"""Raw bytes that `ingest_all` commits at once. A pack of that size is left alone by later repacks while it is well used."""
 
 
 class Ingested(NamedTuple):
@@ -49,6 +52,32 @@ def ingest(store: Store, source: Source, *, expect_safetensors: bool) -> Ingeste
             )
         writer.commit(result.manifest)
     return result
+
+
+def ingest_all(
+    store: Store, sources: Iterable[tuple[Source, bool]], *, together: int = TOGETHER
+) -> Iterator[Ingested]:
+    """As `ingest` for many files, each with its own `expect_safetensors`; each is durable when its result is given out.
+
+    Files are committed in groups of about `together` raw bytes, so that thousands of them do not make thousands of packs.
+    """
+    rest = iter(sources)
+    while group := _ingest_group(store, rest, together):
+        yield from group
+
+
+def _ingest_group(store: Store, sources: Iterator[tuple[Source, bool]], together: int) -> list[Ingested]:
+    group: list[Ingested] = []
+    size = 0
+    with store.writer() as writer:
+        for source, expect_safetensors in sources:
+            group.append(_cut(source, writer.add, writer.expect, expect_safetensors))
+            size += group[-1].manifest.size
+            if size >= together:
+                break
+        if group:
+            writer.commit(*(result.manifest for result in group))
+    return group
 
 
 def describe(source: Source, *, expect_safetensors: bool) -> Ingested:

@@ -34,6 +34,8 @@ _LONGEST_ENTRY_HEADER = 12
 _MOST_INFLATED = 1100  # deflate cannot do better than 1:1032
 _MAPPED_INDEX = 1 << 22  # a larger index is mapped, not read: few packs have one
 
+_NUMBER = struct.Struct(">I")
+
 T = TypeVar("T")
 
 
@@ -70,16 +72,25 @@ class Pack:
 
     def find(self, oid: bytes) -> int | None:
         """The offset of an object's entry, or None."""
-        low = 0 if oid[0] == 0 else struct.unpack_from(">I", self.index, 8 + (oid[0] - 1) * 4)[0]
-        high = struct.unpack_from(">I", self.index, 8 + oid[0] * 4)[0]
-        at = bisect.bisect_left(range(high), oid, low, high, key=self._oid)
-        if at == high or self._oid(at) != oid:
+        low, high = 0, _NUMBER.unpack_from(self.index, 8 + oid[0] * 4)[0]
+        if oid[0]:
+            low = _NUMBER.unpack_from(self.index, 4 + oid[0] * 4)[0]
+        if (
+            low == high
+        ):  # most packs have few objects: a store of a thousand is searched a thousand times as often
             return None
-        (offset,) = struct.unpack_from(">I", self.index, self._ids + self.count * 24 + at * 4)
-        if offset & 1 << 31:
-            large = self._ids + self.count * 28 + (offset & 0x7FFFFFFF) * 8
-            (offset,) = struct.unpack_from(">Q", self.index, large)
-        return int(offset)
+        at = bisect.bisect_left(range(high), oid, low, high, key=self._oid)
+        return None if at == high or self._oid(at) != oid else self._offset(at)
+
+    def entries(self) -> list[tuple[bytes, int, int]]:
+        """(id, offset, bytes in the pack) of all objects, by offset."""
+        found = sorted((self._offset(at), oid) for at, oid in enumerate(self.oids()))
+        ends = [*(offset for offset, _ in found[1:]), self.size - _OID]
+        return [(oid, offset, end - offset) for (offset, oid), end in zip(found, ends, strict=True)]
+
+    def holds_blob(self, offset: int) -> bool:
+        """Whether the entry at `offset` may be a blob: it is no tree and no commit."""
+        return self._entry(offset)[0] not in (KINDS["tree"], KINDS["commit"])
 
     def read(self, offset: int) -> tuple[int, Buffer] | None:
         """(type number, content) of the entry at `offset`; None for a delta entry, which is left to libgit2."""
@@ -111,6 +122,13 @@ class Pack:
             if entry[at : at + _BLOCK_HEAD] != _block_head(block == blocks - 1, length):
                 return None
         return entry
+
+    def _offset(self, at: int) -> int:
+        (offset,) = _NUMBER.unpack_from(self.index, self._ids + self.count * 24 + at * 4)
+        if offset & 1 << 31:
+            large = self._ids + self.count * 28 + (offset & 0x7FFFFFFF) * 8
+            (offset,) = struct.unpack_from(">Q", self.index, large)
+        return int(offset)
 
     def _oid(self, at: int) -> bytes:
         return self.index[self._ids + at * _OID : self._ids + (at + 1) * _OID]

@@ -1,7 +1,8 @@
 """Writing packs: Git's own object files, many objects in one, made without `git`.
 
-Entries are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as small as
-any and costs next to nothing. A pack becomes visible only when its index is renamed into place, after both were flushed to
+A store's entries are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as
+small as any and costs next to nothing. What goes into the user's repository (`deflated_entry`, `PackWriter.stream`) is
+compressed where that helps. A pack becomes visible only when its index is renamed into place, after both were flushed to
 disk: a killed writer leaves a temporary file and nothing else.
 
 Formats: gitformat-pack(5) (pack v2, idx v2), RFC 1950 and 1951 (stored blocks). `git fsck --strict` and `git verify-pack` are
@@ -11,22 +12,26 @@ the oracle in tests.
 import contextlib
 import errno
 import hashlib
+import itertools
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from git_gru.errors import MachineError
 from git_gru.ids import Buffer
 
-Kind = Literal["commit", "tree", "blob"]
-KINDS: dict[Kind, int] = {"commit": 1, "tree": 2, "blob": 3}
+Kind = Literal["commit", "tree", "blob", "tag"]
+KINDS: dict[Kind, int] = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
 STORED_BLOCK = 65535
 """Longest stored block of a deflate stream, in bytes (RFC 1951, 3.2.4)."""
 
 _COPY = 1 << 22
+_SAMPLED = 1 << 20
+_WORTH = 0.9
+"""A streamed object is compressed when a sample of it shrinks below this: weights do not (.93), and it takes ten times longer."""
 
 
 class Entry(NamedTuple):
@@ -40,7 +45,7 @@ class Entry(NamedTuple):
 def make_entry(kind: Kind, parts: Sequence[Buffer]) -> Entry:
     """The object whose content is the concatenation of `parts`, as a pack entry. The parts are copied just once."""
     size = sum(map(len, parts))
-    sha = hashlib.sha1(b"%s %d\0" % (kind.encode(), size), usedforsecurity=False)
+    sha = object_hash(kind, size)
     adler = 1
     for part in parts:
         sha.update(part)
@@ -48,6 +53,20 @@ def make_entry(kind: Kind, parts: Sequence[Buffer]) -> Entry:
     head = entry_header(KINDS[kind], size)
     packed = b"".join([head, b"\x78\x01", *_stored_blocks(parts, size), struct.pack(">I", adler)])
     return Entry(sha.digest(), packed, zlib.crc32(packed))
+
+
+def deflated_entry(kind: Kind, content: bytes) -> Entry:
+    """The object with this content, compressed: for texts, trees and commits, which zlib makes small."""
+    oid = object_hash(kind, len(content), content).digest()
+    packed = entry_header(KINDS[kind], len(content)) + zlib.compress(content)
+    return Entry(oid, packed, zlib.crc32(packed))
+
+
+def object_hash(kind: Kind, size: int, start: Buffer = b"") -> "hashlib._Hash":
+    """The hash that names an object of this kind and size, fed with the `start` of its content."""
+    sha = hashlib.sha1(b"%s %d\0" % (kind.encode(), size), usedforsecurity=False)
+    sha.update(start)
+    return sha
 
 
 def entry_header(kind: int, size: int) -> bytes:
@@ -80,7 +99,7 @@ def _stored_blocks(parts: Sequence[Buffer], size: int) -> Iterator[Buffer]:
 
 
 class PackWriter:
-    """Writes one pack into a store's `objects/pack`. Not for several threads at once.
+    """Writes one pack into a repository's `objects/pack`. Not for several threads at once.
 
     `expected` is how many objects will come, as far as it is known: when it proves right, the pack's checksum is computed
     while writing; otherwise the file is read once more at the end.
@@ -118,13 +137,49 @@ class PackWriter:
         self._entries[entry.oid] = (self._offset, entry.crc)
         self._put(entry.packed)
 
-    def finish(self) -> Path | None:
-        """Makes the pack durable and visible, and returns its path (None if it holds no object)."""
+    def stream(
+        self, kind: Kind, size: int, pieces: Iterable[Buffer], known: Callable[[bytes], bool]
+    ) -> bytes:
+        """Appends an object of any size that comes in pieces, `size` bytes in all, and returns its id.
+
+        It is taken back when the pack has it, or when `known` says so of its id.
+        """
+        start, before = self._offset, self._sha.copy()
+        sha, crc, seen = object_hash(kind, size), 0, 0
+        rest = iter(pieces)
+        first = _gathered(rest, _SAMPLED)
+        deflate = zlib.compressobj(_level(first))
+        crc = self._append(entry_header(KINDS[kind], size), crc)
+        for piece in itertools.chain([first], rest):
+            sha.update(piece)
+            seen += len(piece)
+            crc = self._append(deflate.compress(piece), crc)
+        if seen != size:
+            raise ValueError(f"the object has {seen} bytes, not {size}")
+        crc = self._append(deflate.flush(), crc)
+        oid = sha.digest()
+        if oid in self._entries or known(oid):
+            os.ftruncate(self._file.fileno(), start)
+            self._file.seek(start)
+            self._offset, self._sha = start, before
+        else:
+            self._entries[oid] = (start, crc)
+        return oid
+
+    def oids(self) -> Set[bytes]:
+        """The ids of the objects in the pack."""
+        return self._entries.keys()
+
+    def finish(self, *, promised: bool = False) -> Path | None:
+        """Makes the pack durable and visible, and returns its path (None if it holds no object).
+
+        `promised` tells Git that a remote promises the objects that those of this pack name: they may be missing here.
+        """
         if not self._entries:
             self.abandon()
             return None
         try:
-            return self._publish()
+            return self._publish(promised)
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):
@@ -137,7 +192,7 @@ class PackWriter:
         self._temporary.unlink(missing_ok=True)
         self._index.unlink(missing_ok=True)
 
-    def _publish(self) -> Path:
+    def _publish(self, promised: bool) -> Path:
         checksum = self._checksum()
         self._put(checksum)
         os.fsync(self._file.fileno())
@@ -149,10 +204,16 @@ class PackWriter:
             os.fsync(file.fileno())
         for path in (self._temporary, self._index):
             path.chmod(0o444)
+        if promised:
+            final.with_suffix(".promisor").touch()
         self._temporary.rename(final)
         self._index.rename(final.with_suffix(".idx"))
         sync_folder(self.folder)
         return final
+
+    def _append(self, data: bytes, crc: int) -> int:
+        self._put(data)
+        return zlib.crc32(data, crc)
 
     def _put(self, data: bytes) -> None:
         view = memoryview(data)
@@ -175,6 +236,22 @@ class PackWriter:
             while piece := file.read(_COPY):
                 sha.update(piece)
         return sha.digest()
+
+
+def _gathered(pieces: Iterator[Buffer], length: int) -> bytearray:
+    """The first pieces, up to the one that brings their length to `length` bytes."""
+    data = bytearray()
+    for piece in pieces:
+        data += piece
+        if len(data) >= length:
+            break
+    return data
+
+
+def _level(start: bytearray) -> int:
+    """How hard to compress an object that begins so. A file's header says nothing of what follows, so the end is looked at."""
+    sample = start[-STORED_BLOCK:]
+    return 1 if len(zlib.compress(sample, 1)) < _WORTH * len(sample) else 0
 
 
 def no_room(error: OSError, folder: Path) -> Exception:

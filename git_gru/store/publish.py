@@ -298,7 +298,6 @@ class _Publish:
         pack = PackWriter(self.store.repository / "objects/pack", len(entries))
         for entry in entries:
             pack.add(entry)
-        written = pack.finish()
-        if written is not None:
-            # Tells git that what these trees name may be absent: blobs that only the remote has, or that `clean` deletes
-            written.with_suffix(".promisor").touch()
+        pack.finish(
+            promised=True
+        )  # what these trees name may be absent: the remote has it, or `Plan.clean` deletes it

@@ -11,9 +11,10 @@ import fcntl
 import functools
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, TypeVar
 
 from git_gru.errors import MachineError, StoreError
 from git_gru.formats.safetensors import Header, HeaderError, parse_header
@@ -28,6 +29,7 @@ from git_gru.store.trees import StoreTree, model_blobs
 
 if TYPE_CHECKING:
     from git_gru.store.lookup import Lookup
+    from git_gru.store.stamps import Stamps
     from git_gru.store.writer import Writer
 
 REF = "refs/gru/store"
@@ -49,6 +51,9 @@ _CONFIG = """[core]
 [pack]
 \tcompression = 0
 """
+
+_COURTESY = 1.0
+"""Seconds for which a writer lets waiting maintenance pass."""
 
 _OBJECT = re.compile(r"[0-9a-f]{40}\s*\Z")
 _ROOM = 1 << 14
@@ -118,6 +123,13 @@ class Store:
         return Lookup(self.folder / "index.sqlite")
 
     @functools.cached_property
+    def stamps(self) -> "Stamps":
+        """When each model was used; part of the lookup cache."""
+        from git_gru.store.stamps import Stamps
+
+        return Stamps(self.lookup)
+
+    @functools.cached_property
     def pool(self) -> Pool:
         """Threads for coding: one a core that this process may use."""
         keep_memory()  # whoever uses the pool is about to code many chunks
@@ -179,13 +191,6 @@ class Store:
             raise no_room(error, self.folder) from error
         return True
 
-    def forget_remotes(self) -> None:
-        """Forgets what was seen of remotes, which the next look at each brings anew. For whoever holds the lock alone."""
-        import shutil
-
-        shutil.rmtree(self.repository / "refs/gru/remotes", ignore_errors=True)
-        (self.repository / "shallow").unlink(missing_ok=True)
-
     def _explained(self, error: StoreError) -> Exception:
         """What made git fail: a full disk, of which git does not always speak, or what it said."""
         space = os.statvfs(self.folder)
@@ -194,13 +199,23 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Holds the store's lock: shared for writers, alone for maintenance."""
-        try:
-            file = open(self.folder / "lock", "ab")  # noqa: SIM115 - closed below
-        except OSError as error:
-            raise no_room(error, self.folder) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        """Holds the store's lock: shared for writers, alone for maintenance.
+
+        Writers that come in turns would never leave a gap for maintenance: they let it pass first, for a moment.
+        """
+        with contextlib.ExitStack() as files:
+            try:
+                turn = files.enter_context(open(self.folder / "turn.lock", "ab"))
+                lock = files.enter_context(open(self.folder / "lock", "ab"))
+            except OSError as error:
+                raise no_room(error, self.folder) from error
+            if alone:
+                fcntl.flock(turn, fcntl.LOCK_EX)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            else:
+                _let_pass(turn)
+                fcntl.flock(lock, fcntl.LOCK_SH)
+            turn.close()
             yield
 
     def writer(self, *, expected: int = 0) -> "Writer":
@@ -319,6 +334,16 @@ class Store:
         self.sync()
         row = self.lookup.get(id)
         return row.oid if row else None
+
+
+def _let_pass(turn: BinaryIO) -> None:
+    """Waits while maintenance waits for the lock, but not for long: it may wait for whoever waits for us."""
+    patience = time.monotonic() + _COURTESY
+    while time.monotonic() < patience:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return
+        time.sleep(0.002)
 
 
 def read_chunk(objects: Objects, blob_of: Callable[[str], bytes | None], id: str) -> Buffer:

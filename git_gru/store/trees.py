@@ -16,6 +16,7 @@ from git_gru.store.objects import REPAIR, Objects
 from git_gru.store.packs import Entry, make_entry
 
 FORMAT_TEXT = b"git-gru store 1\n"
+FORMAT = make_entry("blob", [FORMAT_TEXT])
 TREE_MODE, BLOB_MODE, DELTA_MODE = b"40000", b"100644", b"100755"
 _GROUP = re.compile(rb"[0-9a-f]{2}")
 _GROUP_ITEM = re.compile(rb"40000 ([0-9a-f]{62})\0(.{20})", re.DOTALL)
@@ -71,15 +72,15 @@ def make_commit(tree: bytes, parent: bytes | None = None) -> Entry:
 
 def model_blobs(objects: Objects, tree: bytes) -> dict[str, bytes]:
     """The blobs of a model tree: chunk id -> object id."""
-    return {id: oid for id, oid, _ in _model_items(objects, tree)}
+    return {id: oid for id, oid, _ in model_items(objects, tree)}
 
 
 def model_deltas(objects: Objects, tree: bytes) -> frozenset[str]:
     """The chunks of a model tree that are kept as deltas."""
-    return frozenset(id for id, _, is_delta in _model_items(objects, tree) if is_delta)
+    return frozenset(id for id, _, is_delta in model_items(objects, tree) if is_delta)
 
 
-def _model_items(objects: Objects, tree: bytes) -> Iterator[tuple[str, bytes, bool]]:
+def model_items(objects: Objects, tree: bytes) -> Iterator[tuple[str, bytes, bool]]:
     """(chunk id, object id, whether the blob is a delta) of a model tree."""
     where = f"model tree {tree.hex()}"
     for item in parse_tree(objects.expect(tree, "tree"), where=where):
@@ -176,10 +177,9 @@ class StoreTree:
             else:
                 groups.pop(group, None)
         models = make_tree({name: (TREE_MODE, oid) for name, oid in groups.items()})
-        text = make_entry("blob", [FORMAT_TEXT])
         # The format's few bytes go along each time: a repack deletes the pack that had them before.
-        return [*entries, text, models], {
-            b"format": (BLOB_MODE, text.oid),
+        return [*entries, FORMAT, models], {
+            b"format": (BLOB_MODE, FORMAT.oid),
             b"models": (TREE_MODE, models.oid),
         }
 

@@ -85,22 +85,31 @@ class Writer:
         self._sink.submit(_encode, id, data, dtype)
         return id
 
-    def commit(self, manifest: Manifest) -> None:
-        """Makes a model durable and reachable. Raises `StoreError` where a chunk of it was not added."""
+    def commit(self, *manifests: Manifest) -> None:
+        """Makes models durable and reachable, all at once. Raises `StoreError` where a chunk of one was not added."""
         if self._sink is not None:
             self._sink.drain()
         # A known model is written anew only where chunks of it had been lost: adding a file again repairs the store.
-        known = self._store.has_model(manifest.digest)
-        if known and self._rows.keys().isdisjoint(manifest.chunks()):
-            self._store.lookup.stamp(manifest.digest)
+        known = {manifest.digest for manifest in manifests if self._store.has_model(manifest.digest)}
+        models = {
+            manifest.digest: self._model_tree(manifest)
+            for manifest in manifests
+            if manifest.digest not in known or not self._rows.keys().isdisjoint(manifest.chunks())
+        }
+        for manifest in manifests:
+            if manifest.digest not in models:
+                self._store.stamps.stamp(manifest.digest, manifest.encode())
+        if not models:
             return
-        model = self._model_tree(manifest)
+        trees = {digest: entry.oid for digest, entry in models.items()}
         pack, self._pack = self._pack, None
-        old, new = link(self._store, {manifest.digest: model.oid}, [model], pack)
-        if known:
+        old, new = link(self._store, trees, list(models.values()), pack)
+        if known & models.keys():
             self._store.objects.packs()  # looks at them anew: the mended copies shall be found before the damaged ones
-        names = (old.hex() if old else "", new.hex())
-        self._store.lookup.put(self._rows, {manifest.digest: model.oid}, *names)
+        self._store.lookup.put(self._rows, trees, old.hex() if old else "", new.hex())
+        for manifest in manifests:
+            if manifest.digest in models:
+                self._store.stamps.stamp(manifest.digest, manifest.encode())
 
     @property
     def _packs(self) -> Path:
@@ -110,7 +119,7 @@ class Writer:
         id, raw, entry, stored = encoded
         assert self._pack is not None
         self._pack.add(entry)
-        self._rows[id] = ChunkRow(entry.oid, None, raw, stored)
+        self._rows[id] = ChunkRow(entry.oid, None, raw, stored, 0)
 
     def _has(self, id: str) -> bool:
         row = self._store.lookup.get(id)

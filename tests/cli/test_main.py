@@ -43,7 +43,9 @@ def test_the_help_lists_every_verb_with_its_summary():
         assert re.search(rf"^  {name} +{re.escape(verb.summary)}$", shown, re.MULTILINE), name
 
 
-@pytest.mark.parametrize("name", [*VERBS, "runs list", "runs show"])
+@pytest.mark.parametrize(
+    "name", [*VERBS, "runs list", "runs show", "migrate import", "migrate export", "migrate undo"]
+)
 def test_a_help_page_keeps_its_lines_and_shows_no_mark_of_clicks(name):
     shown = CliRunner().invoke(cli, [*name.split(), "--help"]).output
     assert "\\b" not in shown and "\b" not in shown

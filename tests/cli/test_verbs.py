@@ -212,6 +212,26 @@ def test_repack_makes_deltas_of_older_versions(here, told, make_arrays):
         assert here.read(MODEL) == data
 
 
+def test_gc_says_what_goes_and_drops_it(here, told, make_arrays):
+    here.write(MODEL, make_arrays(1))
+    here.commit("first")
+    here.write(MODEL, make_arrays(2))
+    here.git("add", MODEL)
+    dropped = json.loads(told(0, "show", f":{MODEL}", "--json"))["digest"]
+    here.git("reset", "-q", "--hard")
+    assert "0 of 2 models would go" in told(0, "gc", "--dry-run")
+    shown = told(0, "gc", "--dry-run", "--grace", "now")
+    assert dropped[:12] in shown
+    assert "1 of 2 models would go" in shown
+    found = json.loads(told(0, "gc", "--json"))
+    assert [model["digest"] for model in found["kept"]] == [dropped]
+    assert found["dropped"] == []
+    found = json.loads(told(0, "gc", "--json", "--grace", "now"))
+    assert [(model["digest"], model["reason"]) for model in found["dropped"]] == [(dropped, "expired")]
+    assert found["bytes_before"] - found["bytes_after"] > 0.9 * found["dropped"][0]["frees"] > 0
+    assert "dropped 0 of 1 model" in told(0, "gc")
+
+
 def test_track_installs_where_git_knows_nothing_yet(plain_repo, told, monkeypatch, make_arrays):
     monkeypatch.chdir(plain_repo.path)
     plain_repo.write("my model.safetensors", make_arrays(1))

@@ -2,7 +2,7 @@
 
 import io
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -15,7 +15,7 @@ from git_gru.errors import InputError
 from git_gru.formats.safetensors import HeaderError
 from git_gru.ids import digest
 from git_gru.store.chunks import CHUNK_BYTES, RAW_AVERAGE, raw_cuts
-from git_gru.store.ingest import describe, ingest, ingest_tensors
+from git_gru.store.ingest import describe, ingest, ingest_all, ingest_tensors
 from git_gru.store.manifest import Manifest, parse_manifest
 from git_gru.store.store import Store
 from git_gru.store.writer import TREE_OBJECTS
@@ -284,3 +284,46 @@ def test_tensors_that_are_no_file_are_refused(store: Store) -> None:
         with pytest.raises(HeaderError, match=r"'[wab]'"):
             ingest_tensors(store, tensors)
     assert store.models() == {}
+
+
+# ---- many files -------------------------------------------------------------------------------------------------------
+
+
+def test_many_files_make_few_packs(store: Store, read: Read, lineage: Callable[..., list[bytes]]) -> None:
+    files = [*lineage(6, count=1000), b"text", lineage(6, count=1000)[2]]
+    results = list(
+        ingest_all(store, ((io.BytesIO(data), True) for data in files), together=3 * len(files[0]))
+    )
+    assert [read(store, result.manifest) for result in results] == files
+    assert [result.warning is None for result in results] == [data != b"text" for data in files]
+    assert len(store.models()) == 7
+    assert len(store.objects.packs()) == 3  # six versions in groups of three; the text with one that is known
+
+
+def test_what_was_given_out_stays_when_a_later_file_fails(
+    store: Store, read: Read, lineage: Callable[..., list[bytes]]
+) -> None:
+    class Broken(io.BytesIO):
+        def readinto(self, buffer: Any, /) -> int:
+            raise ValueError("gone")
+
+    first, second = lineage(2, count=1000)
+    sources = ((source, True) for source in (io.BytesIO(first), io.BytesIO(second), Broken()))
+    given = ingest_all(store, sources, together=len(first))
+    manifests = [next(given).manifest, next(given).manifest]
+    with pytest.raises(ValueError, match="gone"):
+        next(given)
+    assert [read(store, manifest) for manifest in manifests] == [first, second]
+    assert len(store.models()) == 2
+    assert not list((store.repository / "objects/pack").glob("tmp_*"))
+
+
+def test_a_group_with_a_broken_file_leaves_nothing(store: Store, lineage: Callable[..., list[bytes]]) -> None:
+    def sources() -> Iterator[tuple[io.BytesIO, bool]]:
+        yield io.BytesIO(lineage(1)[0]), True
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(ingest_all(store, sources()))
+    assert store.models() == {}
+    assert not list((store.repository / "objects/pack").iterdir())

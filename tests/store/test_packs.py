@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from git_gru.errors import MachineError, StoreError
 from git_gru.store import packs
 from git_gru.store.objects import ObjectDamagedError, ObjectMissingError, Objects, OpenFiles, Pack
-from git_gru.store.packs import Entry, PackWriter, entry_header, make_entry
+from git_gru.store.packs import Entry, PackWriter, deflated_entry, entry_header, make_entry
 
 Git = Callable[..., str]
 SIZES = [0, 1, 15, 16, 2047, 2048, 65534, 65535, 65536, 131069, 131070, 131071, 1 << 20]
@@ -347,3 +347,69 @@ def test_the_header_of_a_pack_is_documented(bare: Path) -> None:
     path = write(bare / "objects/pack", [make_entry("blob", [b"x"]), make_entry("blob", [b"y"])], expected=7)
     assert path is not None
     assert struct.unpack(">4sII", path.read_bytes()[:12]) == (b"PACK", 2, 2)
+
+
+# ---- what goes into the user's repository -------------------------------------------------------------------------------
+
+
+def pieces(data: bytes, length: int) -> list[bytes]:
+    return [data[at : at + length] for at in range(0, len(data), length)]
+
+
+HEADER = b'{"a": 1}' * 20_000
+"""Of a file whose data does not compress: it must not mislead."""
+
+
+@pytest.mark.parametrize("data", [HEADER + content(1 << 20), b"text\n" * 300_000, b"x"])
+def test_an_object_that_comes_in_pieces(bare: Path, data: bytes, git: Git) -> None:
+    writer = PackWriter(bare / "objects/pack", 0)
+    oid = writer.stream("blob", len(data), pieces(data, 70_000), known=lambda oid: False)
+    path = writer.finish()
+    assert path is not None
+    assert oid == make_entry("blob", [data]).oid
+    git(bare, "fsck", "--strict", "--full")
+    assert git(bare, "cat-file", "-s", oid.hex()).strip() == str(len(data))
+    assert git(bare, "rev-parse", f"{oid.hex()}^{{blob}}").strip() == oid.hex()
+    small = path.stat().st_size < len(data) / 10
+    assert small == (data[:1] == b"t")
+
+
+def test_a_streamed_object_that_is_there_already_is_taken_back(bare: Path, git: Git) -> None:
+    folder, data = bare / "objects/pack", content(200_000)
+    others = [make_entry("blob", [content(n)]) for n in range(1, 4)]
+    writer = PackWriter(folder, 3)
+    writer.add(others[0])
+    assert writer.stream("blob", len(data), [data], known=lambda oid: True) == make_entry("blob", [data]).oid
+    writer.add(others[1])
+    writer.stream("blob", 2, [content(2)], known=lambda oid: False)  # the pack has it
+    writer.add(others[2])
+    assert len(writer) == 3
+    path, expected = writer.finish(), write(bare / "expected", others)
+    assert path is not None and expected is not None
+    assert path.read_bytes() == expected.read_bytes()
+    git(bare, "fsck", "--strict", "--full")
+
+
+@pytest.mark.parametrize("parts", [[b"abc"], [b"abcd", b"e"], []])
+def test_a_streamed_object_of_another_length_is_refused(tmp_path: Path, parts: list[bytes]) -> None:
+    writer = PackWriter(tmp_path, 0)
+    with pytest.raises(ValueError, match="not 4"):
+        writer.stream("blob", 4, parts, known=lambda oid: False)
+    writer.abandon()
+
+
+def test_compressed_entries_are_what_git_reads(bare: Path, git: Git) -> None:
+    tree = deflated_entry("tree", b"")
+    who = b"A <a@b> 0 +0000"
+    commit = deflated_entry(
+        "commit", b"tree %b\nauthor %b\ncommitter %b\n\nx\n" % (tree.oid.hex().encode(), who, who)
+    )
+    tag = deflated_entry(
+        "tag", b"object %b\ntype commit\ntag v\ntagger %b\n\nx\n" % (commit.oid.hex().encode(), who)
+    )
+    text = deflated_entry("blob", b"word " * 1000)
+    assert len(text.packed) < 100
+    write(bare / "objects/pack", [tree, commit, tag, text])
+    git(bare, "update-ref", "refs/tags/v", tag.oid.hex())
+    git(bare, "fsck", "--strict", "--full")
+    assert git(bare, "cat-file", "blob", text.oid.hex()) == "word " * 1000

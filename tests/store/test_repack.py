@@ -17,8 +17,9 @@ from git_gru.store.columns import DEPTH
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import PackWriter, make_entry
-from git_gru.store.repack import DEEPEST, RepackReport, RepackRunningError, repack
+from git_gru.store.repack import DEEPEST, RepackReport, repack
 from git_gru.store.restore import restore
+from git_gru.store.rewrite import RewriteRunningError
 from git_gru.store.store import LONGEST_CHAIN, Store
 from git_gru.store.trees import model_blobs, model_deltas
 
@@ -350,7 +351,7 @@ def test_only_one_at_a_time(store: Store, add: Add, lineage: Lineage) -> None:
         if not seen:
             try:
                 repack(Store(store.folder), [], set())
-            except RepackRunningError as error:
+            except RewriteRunningError as error:
                 seen.append(error)
 
     repack(store, [manifests[::-1]], set(), progress=again)
@@ -546,7 +547,7 @@ def test_what_killed_processes_left_is_swept(store: Store, add: Add, read: Read,
     assert [read(store, manifest) for manifest in manifests] == contents
 
 
-@pytest.mark.parametrize("step", ["_copy_live", "_swap", "_note"])
+@pytest.mark.parametrize("step", ["copy", "_swap", "encode"])
 def test_a_repack_that_fails_leaves_everything(
     step: str, store: Store, add: Add, read: Read, lineage: Lineage, monkeypatch: pytest.MonkeyPatch,
     whole: Callable[[Store], None],
@@ -558,7 +559,7 @@ def test_a_repack_that_fails_leaves_everything(
         raise RuntimeError("stopped here")
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"git_gru.store.repack._Repack.{step}", fail)
+        patch.setattr(f"git_gru.store.rewrite.Rewrite.{step}", fail)
         with pytest.raises(RuntimeError, match="stopped here"):
             repack(store, [manifests[::-1]], set())
     assert not list((store.repository / "objects/pack").glob("tmp_*"))

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 
 from git_gru.errors import GruError, StoreError
-from git_gru.ids import Buffer, digest
+from git_gru.ids import digest
 from git_gru.store import store as store_module
 from git_gru.store.ingest import describe, ingest
 from git_gru.store.manifest import Manifest
-from git_gru.store.packs import Kind
 from git_gru.store.store import REF, ChunkMissingError, ModelMissingError, Store, run_git
 from git_gru.store.trees import StoreTree
 
@@ -331,11 +330,11 @@ def test_rows_say_what_is_stored(
 
 def test_using_a_model_stamps_it(store: Store, add: Add) -> None:
     manifest = add(store, b"content")
-    first = store.lookup.stamps()[manifest.digest]
+    first = store.stamps.stamps()[manifest.digest]
     add(store, b"content")
-    assert store.lookup.stamps()[manifest.digest] >= first
-    store.lookup.stamp(digest(b"another"))
-    assert set(store.lookup.stamps()) == {manifest.digest, digest(b"another")}
+    assert store.stamps.stamps()[manifest.digest] >= first
+    store.stamps.stamp(digest(b"another"))
+    assert set(store.stamps.stamps()) == {manifest.digest, digest(b"another")}
 
 
 def test_what_another_process_adds_is_seen(store: Store, add: Add, read: Read) -> None:
@@ -468,15 +467,14 @@ def test_a_cache_set_back_in_the_middle_of_a_sync_loses_no_row(
     before = store.tree()
     second = add(store, b"two")
     store.lookup.sync(before, store.objects)
-    reading, empty = store.objects.expect, StoreTree(store.objects, None)
+    empty, now = StoreTree(store.objects, None), store.tree()
+    reading = now.models
 
-    def interrupted(oid: bytes, kind: Kind) -> Buffer:
+    def interrupted() -> dict[str, bytes]:
         monkeypatch.undo()
         Store(store.folder).lookup.sync(empty, store.objects)
-        return reading(oid, kind)
+        return reading()
 
-    now = store.tree()
-    now.models()
-    monkeypatch.setattr(store.objects, "expect", interrupted)
+    monkeypatch.setattr(now, "models", interrupted)
     store.lookup.sync(now, store.objects)
     assert set(store.lookup.rows()) == {*first.chunks(), *second.chunks()}

@@ -1,0 +1,365 @@
+"""Rewriting a store: what is kept goes into new packs, then the old ones are deleted. Chunk ids and manifests never change.
+
+This is the one way in which anything leaves a store. `repack` and `collect` decide (which encodings, which models to drop), a
+`Rewrite` does it, beside readers and writers:
+
+1. It takes stock while it holds the store's lock alone: no writer stands between its pack and the reference, so what no tree
+   names in these packs is garbage.
+2. Without a lock, new encodings and what is kept are written into a new pack.
+3. `swap` holds the lock alone again for a moment: the model trees of the state *as it is by then* are made durable, the reference
+   is moved, and the packs of step 1 are deleted. One that holds anything which a tree of the new state names, and no pack that
+   stays has, is left where it is.
+
+A reader that misses an object looks at the reference again. Killed at any instant, a rewrite leaves either the old state with
+some garbage or the new one with some; the next one sweeps it.
+"""
+
+import contextlib
+import fcntl
+import re
+import threading
+import zlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from pathlib import Path
+from typing import NamedTuple
+
+from git_gru.errors import InputError, StoreError
+from git_gru.ids import Buffer
+from git_gru.store.codec import encode_delta, encode_plain, inspect
+from git_gru.store.objects import Pack
+from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
+from git_gru.store.pipeline import ordered_map
+from git_gru.store.promised import remote_objects
+from git_gru.store.store import Store, read_chunk
+from git_gru.store.trees import FORMAT, StoreTree, make_model_tree, model_items
+
+LARGE_PACK = 1 << 28
+"""A pack of at least so many bytes is left as it is by `mostly_used`, while most of it is in use."""
+
+_USED_SHARE = 0.8
+_PACK = re.compile(r"pack-[0-9a-f]{40}\.pack\Z")
+_OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
+_LOOSE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{38}\Z")
+_BESIDE = (".pack", ".rev", ".promisor", ".bitmap", ".mtimes")
+
+Keep = Callable[[Pack, int, int], bool]
+"""Whether a pack is left as it is, by the bytes in it that are in use and the bytes of blobs that are not."""
+
+
+def mostly_used(pack: Pack, used: int, dead: int) -> bool:
+    """Leaves large packs that are well used; joins all others into one."""
+    return pack.size >= LARGE_PACK and used >= _USED_SHARE * pack.size
+
+
+def free_of_garbage(pack: Pack, used: int, dead: int) -> bool:
+    """Leaves every pack that holds no chunk which nothing needs."""
+    return dead == 0 and used > 0
+
+
+class RewriteRunningError(InputError):
+    """Another repack or collection of the same store is under way."""
+
+
+@contextlib.contextmanager
+def one_at_a_time(store: Store) -> Iterator[None]:
+    """Keeps others from rewriting the store. Raises `RewriteRunningError` while one does."""
+    with open(store.folder / "repack.lock", "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RewriteRunningError(
+                "another repack or collection of this store is under way",
+                hint="it may be the maintenance in the background: wait for it, then run the command again",
+            ) from None
+        yield
+
+
+class _Planned(NamedTuple):
+    """A model tree that is to take the place of `before`."""
+
+    before: bytes
+    after: bytes
+
+
+class Rewrite:
+    """One rewrite under way; leaves the models `drop` out. For the holder of `one_at_a_time`.
+
+    `rows`, `bases` and `blob_of` are the chunks of the store by their ids: as they are, and what is to become of them. `own` are
+    models' own chunks, those that their manifests name, as far as they are known.
+    """
+
+    def __init__(
+        self, store: Store, *, drop: Set[str] = frozenset(), own: Mapping[str, Collection[str]] | None = None
+    ) -> None:
+        self.store = store
+        self.rewritten = 0
+        with store.locked(alone=True):
+            self.packs = store.objects.packs()
+            self._loose = _loose_objects(store.repository)
+            store.sync()
+            self.rows = store.lookup.rows()
+            self.models = store.models()
+        self.drop = drop & self.models.keys()
+        self.bases = {id: row.base for id, row in self.rows.items()}
+        self.blob_of = {id: row.oid for id, row in self.rows.items()}
+        self.own = dict(own or {})
+        self._folder = store.repository / "objects/pack"
+        self._writer: PackWriter | None = None
+        self._promised: PackWriter | None = None
+        self._writing = threading.Lock()
+        self._ended = False
+        self._planned: dict[str, _Planned] = {}
+        self._kept: list[Pack] = []
+        self._staying: set[bytes] = set()
+        self._new: set[Path | None] = set()
+        self._stuck: set[bytes] = set()
+
+    def __enter__(self) -> "Rewrite":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._writing:
+            self._ended = True
+            for writer in (self._writer, self._promised):
+                if writer is not None:
+                    writer.abandon()
+
+    def read(self, id: str) -> Buffer:
+        """A chunk's bytes, verified."""
+        return read_chunk(self.store.objects, lambda id: self.rows[id].oid, id)
+
+    def encode(self, id: str, base: str | None, entry: Entry) -> None:
+        """Keeps a chunk as the blob `entry` from now on, a delta against `base` or plain. Safe for several threads."""
+        with self._writing:
+            if self._ended:  # another chunk's failure has ended it
+                return
+            if self._writer is None:
+                large = any(pack.size >= LARGE_PACK for pack in self.packs)
+                expected = 0 if large or self.drop else len(self.rows) + len(self.models)
+                self._writer = PackWriter(self._folder, expected)
+            self._writer.add(entry)
+            self.bases[id] = base
+            self.blob_of[id] = entry.oid
+            self.rewritten += 1
+
+    def set_free(self, own_of: Callable[[str], Collection[str] | None]) -> None:
+        """Encodes anew what hangs on chunks that no model names any more once those to be dropped are gone.
+
+        `own_of` gives a model's own chunks, None where they are not known: then all of its tree counts as such.
+        """
+        gone = {id for digest in self.drop for id, *_ in self._items(self.models[digest])}
+        if not gone:
+            return
+        owned: set[str] = set()
+        hanging: dict[str, None] = {}
+        for digest in self.models.keys() - self.drop:
+            ids = {id for id, *_ in self._items(self.models[digest])}
+            if not gone.isdisjoint(ids):
+                own = self.own[digest] = set(own_of(digest) or ids)
+                owned |= gone & own
+                hanging.update(dict.fromkeys(own))
+        foreign = gone - owned
+        again = [id for id in hanging if self.bases.get(id) in foreign]
+        pool, ahead = self.store.pool, self.store.cores + 1
+        for found in ordered_map(pool, lambda id: self._freed(id, foreign), again, ahead=ahead):
+            if found is not None:
+                self.encode(*found)
+
+    def make_plain(self, id: str) -> None:
+        """Keeps a chunk plain from now on."""
+        self.encode(id, None, make_entry("blob", encode_plain(self.read(id), self._dtype(id))))
+
+    def copy(self, keep: Keep) -> None:
+        """Copies what is in use into the new pack, but for what stands in packs that `keep` leaves as they are."""
+        needed: set[bytes] = set()
+        for digest in self.models.keys() - self.drop:
+            entry, blobs = self._model_tree(digest, self.models[digest])
+            self._planned[digest] = _Planned(self.models[digest], entry.oid)
+            needed.update(blobs)
+        if self._writer is not None:
+            needed -= self._writer.oids()
+        left = self._choose_packs(needed, keep)
+        trees = sum(planned.after not in self._staying for planned in self._planned.values())
+        writer = self._writer = self._writer or PackWriter(self._folder, len(left) + trees)
+        for found in ordered_map(self.store.pool, self._copied, left, ahead=self.store.cores + 1):
+            if isinstance(found, Entry):
+                writer.add(found)
+            else:
+                self._stuck.add(found)
+        for digest, planned in self._planned.items():
+            if planned.after not in self._staying:
+                writer.add(self._model_tree(digest, planned.before)[0])
+        self._staying |= writer.oids()
+        self._new.add(writer.finish())
+        self._copy_promised()
+
+    def swap(self, still: Callable[[], Set[str]] | None = None) -> Set[str]:
+        """Makes the rewritten state the store's, deletes the old packs, and returns the digests of the models dropped.
+
+        `still` is asked while no writer is under way which models may go; of those to be dropped, the others stay.
+        """
+        with self.store.locked(alone=True):
+            drop = self.drop if still is None else self.drop & still()
+            self._swap(drop)
+            self.store.stamps.forget(drop)
+        self.store.sync()
+        return drop
+
+    # ---- encodings ------------------------------------------------------------------------------------------------------
+
+    def _freed(self, id: str, foreign: Set[str]) -> tuple[str, str | None, Entry] | None:
+        """A chunk against the nearest of its bases that stays, or plain: the smaller. None where it cannot be read."""
+        base = self.bases[id]
+        while base is not None and base in foreign:
+            base = self.bases[base]
+        try:
+            data, dtype = self.read(id), self._dtype(id)
+        except StoreError:
+            return None
+        plain = encode_plain(data, dtype)
+        if base is not None and self.rows[base].raw == len(data):
+            delta = encode_delta(data, self.read(base), base, dtype)
+            if sum(map(len, delta)) < sum(map(len, plain)):
+                return id, base, make_entry("blob", delta)
+        return id, None, make_entry("blob", plain)
+
+    def _dtype(self, id: str) -> str:
+        blob = self.store.objects.expect(self.rows[id].oid, "blob")
+        return inspect(blob, where=f"chunk {id[:12]}").dtype
+
+    def _items(self, tree: bytes) -> Iterable[tuple[str, bytes, bool]]:
+        """The entries of a model tree; none where it is lost."""
+        try:
+            return list(model_items(self.store.objects, tree))
+        except StoreError:
+            return ()
+
+    def _model_tree(self, digest: str, tree: bytes) -> tuple[Entry, Collection[bytes]]:
+        """The model tree as it is to be, the model's own chunks and the bases that they need now; and its blobs."""
+        before = {id: oid for id, oid, _ in self._items(tree)}
+        deltas = {id for id, _, is_delta in self._items(tree) if is_delta and id not in self.bases}
+        own = self.own.get(digest)
+        if own is None or not all(id in self.bases for id in own):
+            own = (
+                before.keys()
+            )  # of a chunk that is lost or new, the bases are not known: whatever the tree has may be one
+        needed: dict[str, bytes] = {}
+        wanted = list(own)
+        while wanted:
+            id = wanted.pop()
+            blob = self.blob_of.get(id) or before.get(id)
+            if id not in needed and blob is not None:
+                needed[id] = blob
+                base = self.bases.get(id)
+                if base is not None:
+                    deltas.add(id)
+                    wanted.append(base)
+        return make_model_tree(needed, deltas), needed.values()
+
+    # ---- packs ----------------------------------------------------------------------------------------------------------
+
+    def _choose_packs(self, needed: Set[bytes], keep: Keep) -> list[tuple[bytes, Pack | None, int]]:
+        """Decides which packs stay; returns where the rest of what is needed lies: object, pack and offset."""
+        left = set(needed)
+        known = needed | {FORMAT.oid}
+        places: list[tuple[bytes, Pack | None, int]] = []
+        for (
+            pack
+        ) in self.packs:  # newest first: where an object was written again, its older copy may be damaged
+            entries = pack.entries()
+            inside = [entry for entry in entries if entry[0] in left]
+            used = sum(size for *_, size in inside)
+            dead = sum(
+                size for oid, offset, size in entries if oid not in known and _holds_blob(pack, offset)
+            )
+            left.difference_update(oid for oid, *_ in inside)
+            if pack.path.with_suffix(".keep").exists() or keep(pack, used, dead):
+                self._kept.append(pack)
+                self._staying.update(oid for oid, *_ in entries)
+            else:
+                places += [(oid, pack, offset) for oid, offset, _ in inside]
+        return places + [(oid, None, 0) for oid in left]
+
+    def _copied(self, place: tuple[bytes, Pack | None, int]) -> Entry | bytes:
+        """A blob as an entry for the new pack, copied as it stands where that can be done; its id where it cannot be read."""
+        oid, pack, offset = place
+        try:
+            with contextlib.suppress(zlib.error, IndexError, FileNotFoundError):
+                if pack is not None and (packed := pack.packed(offset)) is not None:
+                    return Entry(oid, packed, zlib.crc32(packed))
+            return make_entry("blob", [self.store.objects.expect(oid, "blob")])
+        except StoreError:
+            return oid
+
+    def _copy_promised(self) -> None:
+        """Copies what is here of the states of remotes: their commits and trees, which name what may be missing here."""
+        writer = self._promised = PackWriter(self._folder, 0)
+        for entry in remote_objects(self.store.objects):
+            if entry.oid not in self._staying:
+                writer.add(entry)
+        self._staying |= writer.oids()
+        self._new.add(writer.finish(promised=True))
+
+    def _swap(self, drop: Set[str]) -> None:
+        store = self.store
+        old = store.tip()
+        if old is None:
+            return
+        known = {pack.path for pack in self.packs}
+        for pack in store.objects.packs():
+            if pack.path not in known:
+                self._staying.update(pack.oids())
+        state = StoreTree(store.objects, old)
+        changes: dict[str, bytes | None] = dict.fromkeys(drop)
+        entries: list[Entry] = []
+        late: set[bytes] = {entry.oid for entry in remote_objects(store.objects)}
+        for digest, tree in state.models().items():
+            planned = self._planned.get(digest)
+            if digest in drop:
+                continue
+            if planned is None or planned.before != tree:
+                entry, blobs = self._model_tree(digest, tree)
+                entries.append(entry)
+                late.update(blobs)
+                planned = _Planned(tree, entry.oid)
+            changes[digest] = planned.after
+        new, upper = state.write(changes)
+        self._writer = writer = PackWriter(self._folder, len(entries) + len(upper))
+        for entry in (*entries, *upper):
+            if entry.oid not in self._staying:
+                writer.add(entry)
+        self._new.add(writer.finish())
+        if new != old and not store.update_ref(new, old):
+            raise AssertionError("the reference moved under the lock")
+        self._delete((late | self._stuck) - self._staying)
+
+    def _delete(self, spared: Set[bytes]) -> None:
+        """Deletes the packs and loose objects that there were, but for those that stay or hold any of `spared`."""
+        # Packs are named after their content: a rewrite that changes nothing writes the old names again.
+        stay = {pack.path for pack in self._kept} | self._new
+        for pack in self.packs:
+            if pack.path not in stay and spared.isdisjoint(pack.oids()):
+                for suffix in (".idx", *_BESIDE):
+                    pack.path.with_suffix(suffix).unlink(missing_ok=True)
+        for oid, path in self._loose.items():
+            if oid not in spared:
+                path.unlink(missing_ok=True)
+        for path in self._folder.iterdir():
+            lost = _PACK.match(path.name) and not path.with_suffix(".idx").exists()
+            if lost or _OURS.match(path.name):
+                path.unlink(missing_ok=True)
+        sync_folder(self._folder)
+
+
+def _holds_blob(pack: Pack, offset: int) -> bool:
+    try:
+        return pack.holds_blob(offset)
+    except (zlib.error, IndexError):
+        return False
+
+
+def _loose_objects(repository: Path) -> dict[bytes, Path]:
+    """The objects that stand in files of their own: Git puts them so when it fetches few."""
+    objects = repository / "objects"
+    found = {path: f"{path.parent.name}/{path.name}" for path in objects.glob("??/*")}
+    return {bytes.fromhex(name.replace("/", "")): path for path, name in found.items() if _LOOSE.match(name)}
