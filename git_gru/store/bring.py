@@ -179,14 +179,15 @@ def _nowhere(store: Store, digests: Sequence[str], tried: Sequence[str]) -> Mode
 
 def fetch_trees(objects: Objects, remote: Remote, trees: Iterable[bytes]) -> None:
     """Brings the model trees that are not here."""
-    absent = [tree for tree in dict.fromkeys(trees) if not objects.has(tree)]
+    absent = objects.absent(trees)
     if absent:
         remote.trees(absent)
 
 
 def missing(objects: Objects, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
     """Those of `blobs` (chunk id -> blob) that are not here."""
-    return {id: oid for id, oid in blobs.items() if not objects.has(oid)}
+    absent = set(objects.absent(blobs.values()))
+    return {id: oid for id, oid in blobs.items() if oid in absent}
 
 
 def _blobs_of(objects: Objects, tree: bytes, manifest: Manifest) -> dict[str, bytes]:

@@ -58,7 +58,7 @@ class MemoryRemote:
             return True
 
     def _take(self, oids: Iterable[bytes]) -> None:
-        missing = [oid for oid in dict.fromkeys(oids) if not self._objects.has(oid)]
+        missing = self._objects.absent(oids)
         pack = PackWriter(self._objects.folder / "objects/pack", len(missing))
         for oid in missing:
             if oid not in self._hub.objects:
