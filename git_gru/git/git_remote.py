@@ -125,12 +125,15 @@ class GitRemote:
                 *lease, "gru", f"{new.hex()}:{REF}", GIT_SHALLOW_FILE=shallow.name,
             )  # fmt: skip
         if status == 0:
-            with self._alone():
-                self._git("update-ref", "--no-deref", self._ref, new.hex())
+            self._remember(new)
             return True
         if any(text in said.lower() for text in _MOVED):
             return False
         raise self._error("does not take the models", said)
+
+    def _remember(self, state: bytes) -> None:
+        with self._alone():
+            self._git("update-ref", "--no-deref", self._ref, state.hex())
 
     def _objects(self, oids: Sequence[bytes]) -> None:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()

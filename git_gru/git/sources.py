@@ -18,6 +18,7 @@ from pathlib import Path
 
 from git_gru.errors import InputError
 from git_gru.git.git_remote import GitRemote, Tell, transport_environment
+from git_gru.git.local_remote import remote_at
 from git_gru.git.repository import Repository
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.store import REF, Store
@@ -60,15 +61,15 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
     environment = transport_environment(repo)
     own = str(repo.common_dir)
     if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
-        yield GitRemote(store, "this repository", own, environment, tell=tell)
+        yield remote_at(store, "this repository", own, environment, tell=tell)
     for name in remote_names(repo):
         url = fetch_url(repo, name)
-        yield GitRemote(store, name, url, environment, tell=tell)
+        yield remote_at(store, name, url, environment, tell=tell)
         for place in _nested(url):
-            yield GitRemote(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
+            yield remote_at(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
-        yield GitRemote(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
+        yield remote_at(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
     elif named is not None:
         yield _Untrusted(named)
 
@@ -104,7 +105,7 @@ def push_url(repo: Repository, name: str) -> str:
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that a push to `name` at `url` goes to."""
-    return GitRemote(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
+    return remote_at(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
 
 
 def committed_store(repo: Repository) -> str | None:

@@ -70,6 +70,17 @@ def make_commit(tree: bytes, parent: bytes | None = None) -> Entry:
     return make_entry("commit", [text % (tree.hex().encode(), above, who, who)])
 
 
+def root_of(objects: Objects, commit: bytes) -> bytes:
+    """The root tree of a commit. Raises `TreeError` where the commit is malformed."""
+    text = bytes(objects.expect(commit, "commit"))
+    try:
+        if text.startswith(b"tree ") and len(text) >= 46:
+            return bytes.fromhex(text[5:45].decode("ascii", "replace"))
+    except ValueError:
+        pass
+    raise TreeError(f"the store's commit {commit.hex()} is malformed", hint=REPAIR)
+
+
 def model_blobs(objects: Objects, tree: bytes) -> dict[str, bytes]:
     """The blobs of a model tree: chunk id -> object id."""
     return {id: oid for id, oid, _ in model_items(objects, tree)}
@@ -184,7 +195,7 @@ class StoreTree:
         }
 
     def _read(self, commit: bytes) -> None:
-        items = {item.name: item for item in self._folder(self._root(commit))}
+        items = {item.name: item for item in self._folder(root_of(self._objects, commit))}
         text = items.get(b"format")
         if text is None or b"models" not in items:
             raise TreeError("the store's tree has no format or no models", hint=REPAIR)
@@ -206,15 +217,6 @@ class StoreTree:
                         f"the time at which {item.name!r} was seen unneeded is not one", hint=REPAIR
                     )
                 self.unneeded[item.name.decode("ascii", "replace")] = int(when)
-
-    def _root(self, commit: bytes) -> bytes:
-        text = bytes(self._objects.expect(commit, "commit"))
-        if not text.startswith(b"tree ") or len(text) < 46:
-            raise TreeError(f"the store's commit {commit.hex()} is malformed", hint=REPAIR)
-        try:
-            return bytes.fromhex(text[5:45].decode("ascii", "replace"))
-        except ValueError:
-            raise TreeError(f"the store's commit {commit.hex()} is malformed", hint=REPAIR) from None
 
     def _group(self, group: bytes) -> dict[bytes, bytes]:
         """The models of `models/<group>`: the rest of their digests -> model tree."""

@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import save
 
 from git_gru.git.git_remote import GitRemote
+from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
 from git_gru.store import bring as bring_module
 from git_gru.store import publish as publish_module
@@ -39,7 +40,7 @@ class Hub:
         self.reject = reject
 
 
-@pytest.fixture(params=["memory", "git", "git without filters"])
+@pytest.fixture(params=["memory", "git", "git without filters", "git in a folder"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
     """An empty hub of each kind."""
     if request.param == "memory":
@@ -49,10 +50,11 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
             lambda: {oid for oid, (kind, _) in shared.objects.items() if kind == "blob"},
             lambda: None,
         )
-    return git_hub(tmp_path / "hub.git", filters=request.param == "git")
+    view = remote_at if request.param == "git in a folder" else GitRemote
+    return git_hub(tmp_path / "hub.git", filters=request.param == "git", view=view)
 
 
-def git_hub(path: Path, *, filters: bool = True) -> Hub:
+def git_hub(path: Path, *, filters: bool = True, view: Callable[..., Remote] = GitRemote) -> Hub:
     subprocess.run(["git", "init", "-q", "--bare", str(path)], check=True)
     subprocess.run(
         ["git", "-C", str(path), "config", "uploadpack.allowFilter", str(filters).lower()], check=True
@@ -69,7 +71,7 @@ def git_hub(path: Path, *, filters: bool = True) -> Hub:
         hook.write_text("#!/bin/sh\necho 'not today' >&2\nexit 1\n")
         hook.chmod(0o755)
 
-    return Hub(lambda store: GitRemote(store, "hub", str(path), LOCAL_VARIABLES), blobs, reject)
+    return Hub(lambda store: view(store, "hub", str(path), LOCAL_VARIABLES), blobs, reject)
 
 
 @pytest.fixture
@@ -156,7 +158,8 @@ def test_moves_are_compare_and_swap(hub: Hub, stores: Callable[[], Store]) -> No
 
 
 def test_looking_brings_the_upper_trees_and_no_more(tmp_path: Path, stores: Callable[[], Store]) -> None:
-    for hub in (git_hub(tmp_path / "hub.git"), _memory_hub()):
+    folders = (tmp_path / "a.git", tmp_path / "b.git")
+    for hub in (git_hub(folders[0]), git_hub(folders[1], view=remote_at), _memory_hub()):
         one, two = stores(), stores()
         assert hub.view(one).move(commit_of(one, {A: b"a", B: b"b"}, None), None)
         state = state_of(two, hub.view(two))
