@@ -109,6 +109,10 @@ class GitRemote:
         """As `Remote.trees`."""
         self._objects(oids)
 
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `Remote.models`."""
+        self._objects(trees, "--no-filter")
+
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
         self._objects(oids)
@@ -135,12 +139,12 @@ class GitRemote:
         with self._alone():
             self._git("update-ref", "--no-deref", self._ref, state.hex())
 
-    def _objects(self, oids: Sequence[bytes]) -> None:
+    def _objects(self, oids: Sequence[bytes], filter: str = "--filter=blob:none") -> None:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()
         if not names:
             return
         status, said = self._fetch(
-            *("--filter=blob:none", "--stdin"),
+            *(filter, "--stdin"),
             settings=("-c", "fetch.negotiationAlgorithm=noop"),
             input=names,
         )

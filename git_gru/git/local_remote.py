@@ -16,7 +16,7 @@ from git_gru.store.packs import KINDS, Entry, Kind, PackWriter, make_entry
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.remote import RemoteError
 from git_gru.store.store import REF, Store, read_ref
-from git_gru.store.trees import TREE_MODE, parse_tree, root_of
+from git_gru.store.trees import TREE_MODE, model_blobs, parse_tree, root_of
 
 _UPPER_DEPTH = 2
 """Below the root tree, above the model trees: `models` and its groups."""
@@ -78,7 +78,17 @@ class LocalRemote(GitRemote):
             raise self._failed("cannot be read", error) from error
         return state
 
-    def _objects(self, oids: Sequence[bytes]) -> None:
+    def trees(self, oids: Sequence[bytes]) -> None:
+        """As `Remote.trees`."""
+        self.blobs(oids)
+
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `Remote.models`."""
+        self.trees(trees)
+        self.blobs([oid for tree in trees for oid in model_blobs(self._store.objects, tree).values()])
+
+    def blobs(self, oids: Sequence[bytes]) -> None:
+        """As `Remote.blobs`."""
         try:
             self._take(oids)
         except (OSError, StoreError) as error:

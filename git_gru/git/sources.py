@@ -43,6 +43,10 @@ class _Untrusted:
         """As `Remote.trees`."""
         raise RemoteError(self.name)
 
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `Remote.models`."""
+        raise RemoteError(self.name)
+
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
         raise RemoteError(self.name)

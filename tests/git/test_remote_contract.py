@@ -1,7 +1,7 @@
 """What every remote must do, over each implementation of the Protocol; and what publish and bring make of it."""
 
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from git_gru.errors import StoreError
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
@@ -72,6 +73,28 @@ def git_hub(path: Path, *, filters: bool = True, view: Callable[..., Remote] = G
         hook.chmod(0o755)
 
     return Hub(lambda store: view(store, "hub", str(path), LOCAL_VARIABLES), blobs, reject)
+
+
+class Counting:
+    """A remote that notes how many objects each call asks it for."""
+
+    def __init__(self, inner: Remote) -> None:
+        self.name = inner.name
+        self.look, self.move = inner.look, inner.move
+        self.asked: dict[str, list[int]] = {"trees": [], "models": [], "blobs": []}
+        self._inner = inner
+
+    def trees(self, oids: Sequence[bytes]) -> None:
+        self.asked["trees"].append(len(oids))
+        self._inner.trees(oids)
+
+    def models(self, trees: Sequence[bytes]) -> None:
+        self.asked["models"].append(len(trees))
+        self._inner.models(trees)
+
+    def blobs(self, oids: Sequence[bytes]) -> None:
+        self.asked["blobs"].append(len(oids))
+        self._inner.blobs(oids)
 
 
 @pytest.fixture
@@ -496,24 +519,50 @@ def test_large_models_go_in_parts_and_go_on_after_an_interruption(
     after = state_of(one, real)
     assert after.incoming == {}
     assert set(after.models()) == {manifest.digest}
-    asked: list[int] = []
-
-    class Counting:
-        name = "counting"
-
-        def __init__(self) -> None:
-            self.inner = hub.view(two)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.inner, name)
-
-        def blobs(self, oids: list[bytes]) -> None:
-            asked.append(len(oids))
-            self.inner.blobs(oids)
-
-    bring(two, [Counting()], [manifest])  # type: ignore[list-item]
+    counting = Counting(hub.view(two))
+    bring(two, [counting], [manifest])
     assert content(two, manifest) == data
-    assert max(asked, default=1) <= 3  # about 40,000 bytes a request
+    assert max(counting.asked["blobs"], default=1) <= 3  # about 40,000 bytes a request
+    assert not counting.asked["models"]
+
+
+def test_the_first_models_come_in_one_conversation_and_many_together(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = stores()
+    manifests = added(one, [versions(1, seed=seed, size=1_000)[0] for seed in range(12)])
+    stored = sum(row.stored for row in one.lookup.rows().values())
+    for hub in (git_hub(tmp_path / "a.git"), git_hub(tmp_path / "b.git", view=remote_at), _memory_hub()):
+        two, three = stores(), stores()
+        publish(one, hub.view(one), [[manifest] for manifest in manifests])
+        first, later, large = Counting(hub.view(two)), Counting(hub.view(two)), Counting(hub.view(three))
+        brought = bring(two, [first], manifests[:3])
+        assert first.asked == {"trees": [], "models": [3], "blobs": []}
+        with monkeypatch.context() as patch:
+            patch.setattr(bring_module, "BATCH_BYTES", 4 * manifests[0].size)
+            rest = bring(two, [later], manifests)
+            assert later.asked == {"trees": [9], "models": [], "blobs": [12, 12, 3]}
+            bring(three, [large], manifests[:5])  # more than a batch: in batches from the first
+            assert large.asked == {"trees": [5], "models": [], "blobs": [12, 3]}
+        assert (brought.blobs, rest.blobs, brought.bytes + rest.bytes) == (9, 27, stored)
+        assert all(content(two, manifest) for manifest in manifests)
+
+
+def test_one_model_that_is_damaged_there_does_not_keep_the_others(
+    stores: Callable[[], Store], tmp_path: Path
+) -> None:
+    one, two, three = stores(), stores(), stores()
+    hub, other = git_hub(tmp_path / "hub.git"), git_hub(tmp_path / "other.git")
+    manifests = added(one, [versions(1, seed=seed, size=1_000)[0] for seed in range(3)])
+    wrong = commit_of(three, {manifests[1].digest: b"not its chunks"}, None)
+    assert hub.view(three).move(wrong, None)
+    publish(one, hub.view(one), [[manifests[0]], [manifests[2]]])
+    with pytest.raises(StoreError, match="is not that of the model"):
+        bring(two, [hub.view(two)], manifests)
+    assert set(two.models()) == {manifests[0].digest, manifests[2].digest}
+    publish(one, other.view(one), [[manifests[1]]])
+    assert bring(two, [hub.view(two), other.view(two)], manifests).models == 1
+    assert content(two, manifests[1])
 
 
 def test_what_arrived_is_not_fetched_again(stores: Callable[[], Store], tmp_path: Path) -> None:
