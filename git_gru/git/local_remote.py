@@ -1,7 +1,7 @@
 """A Git repository on this machine as a remote of the store: its objects are read where they are.
 
 Between two gits every byte of a chunk is hashed three times, by a SHA-1 made to be safe rather than fast, and passes four
-processes. Reading the other repository's packs does without: an object is hashed once, to be what its name says, and written.
+processes. Reading the other repository's packs does without: an entry is checked against its CRC and written.
 What is sent there goes by `git push` as anywhere else, so that its hooks and settings have their say.
 """
 
@@ -122,6 +122,8 @@ class LocalRemote(GitRemote):
         writer.finish(promised=True)
 
     def _entry(self, oid: bytes) -> Entry:
+        if (copied := self._hub.entry(oid)) is not None:
+            return copied
         name, content = self._hub.read(oid)
         entry = make_entry(_KINDS[name], [content])
         if entry.oid != oid:

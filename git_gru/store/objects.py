@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer
-from git_gru.store.packs import KINDS, STORED_BLOCK, Kind
+from git_gru.store.packs import KINDS, STORED_BLOCK, Entry, Kind
 
 LONGEST_OBJECT = 1 << 28
 """Longest object that is read, in bytes: more than any chunk's blob, and a model tree of 10 TB."""
@@ -72,6 +72,11 @@ class Pack:
 
     def find(self, oid: bytes) -> int | None:
         """The offset of an object's entry, or None."""
+        at = self._position(oid)
+        return None if at is None else self._offset(at)
+
+    def _position(self, oid: bytes) -> int | None:
+        """Where an object stands among all ids, or None."""
         low, high = 0, _NUMBER.unpack_from(self.index, 8 + oid[0] * 4)[0]
         if oid[0]:
             low = _NUMBER.unpack_from(self.index, 4 + oid[0] * 4)[0]
@@ -80,7 +85,7 @@ class Pack:
         ):  # most packs have few objects: a store of a thousand is searched a thousand times as often
             return None
         at = bisect.bisect_left(range(high), oid, low, high, key=self._oid)
-        return None if at == high or self._oid(at) != oid else self._offset(at)
+        return None if at == high or self._oid(at) != oid else at
 
     def entries(self) -> list[tuple[bytes, int, int]]:
         """(id, offset, bytes in the pack) of all objects, by offset."""
@@ -122,6 +127,20 @@ class Pack:
             if entry[at : at + _BLOCK_HEAD] != _block_head(block == blocks - 1, length):
                 return None
         return entry
+
+    def entry(self, oid: bytes) -> Entry | None:
+        """The object as an entry for another pack, if it is a stored-deflate entry here; else None.
+
+        Raises `zlib.error` where its CRC-32 is not the one in the index.
+        """
+        at = self._position(oid)
+        packed = None if at is None else self.packed(self._offset(at))
+        if at is None or packed is None:
+            return None
+        (crc,) = _NUMBER.unpack_from(self.index, self._ids + self.count * _OID + at * 4)
+        if zlib.crc32(packed) != crc:
+            raise zlib.error("the entry's CRC-32 is not the one in the index")
+        return Entry(oid, packed, crc)
 
     def _offset(self, at: int) -> int:
         (offset,) = _NUMBER.unpack_from(self.index, self._ids + self.count * 24 + at * 4)
@@ -275,9 +294,9 @@ class Objects:
         content = self.read(oid)[1]
         return len(content), content
 
-    def packed(self, oid: bytes) -> bytes | None:
-        """The object's pack entry as it stands, where it can be copied into another pack; else None."""
-        return self._use(oid, Pack.packed)
+    def entry(self, oid: bytes) -> Entry | None:
+        """The object as an entry for another pack, copied as it stands, where that can be done; else None."""
+        return self._use(oid, lambda pack, _: pack.entry(oid))
 
     def packs(self) -> list[Pack]:
         """The packs that are there now."""

@@ -171,10 +171,26 @@ def test_finding_in_every_part_of_the_fan_out(bare: Path) -> None:
         offset = pack.find(entry.oid)
         assert offset is not None
         assert pack.packed(offset) == entry.packed
+        assert pack.entry(entry.oid) == entry
     for n in range(256):
         assert pack.find(bytes([n]) + bytes(19)) is None
         assert pack.find(bytes([n]) + b"\xff" * 19) is None
     assert pack.oids() == sorted(entry.oid for entry in entries)
+
+
+def test_a_damaged_entry_is_not_copied(bare: Path) -> None:
+    sound, damaged = make_entry("blob", [content(100)]), make_entry("blob", [content(70_000)])
+    path = write(bare / "objects/pack", [sound, damaged])
+    assert path is not None
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    objects = Objects(bare)
+    assert objects.entry(sound.oid) == sound
+    with pytest.raises(ObjectDamagedError, match=r"is damaged: the entry's CRC-32"):
+        objects.entry(damaged.oid)
+    assert objects.entry(bytes(20)) is None
 
 
 def test_an_abandoned_pack_leaves_nothing(tmp_path: Path) -> None:
@@ -218,7 +234,7 @@ def test_objects_of_a_packed_repository_with_deltas(bare: Path, git: Git) -> Non
             assert (kind, bytes(read)) == ("blob", version)
             size, head = reader.head(bytes.fromhex(oid), 100)
             assert (size, bytes(head[:100])) == (len(version), version[:100])
-            assert reader.packed(bytes.fromhex(oid)) is None
+            assert reader.entry(bytes.fromhex(oid)) is None
         assert reader.expect(bytes.fromhex(tree.strip()), "tree")
 
 
@@ -287,7 +303,7 @@ def _use(bare: Path, oids: list[bytes]) -> list[bytes | None]:
     """What reading gives, None for an error of the store; any other error escapes."""
     results: list[bytes | None] = []
     for oid in oids:
-        for act in ("read", "head", "packed"):
+        for act in ("read", "head", "entry"):
             objects = Objects(bare)
             try:
                 found = getattr(objects, act)(*((oid, 64) if act == "head" else (oid,)))
