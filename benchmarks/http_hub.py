@@ -84,6 +84,7 @@ class GitHandler(http.server.BaseHTTPRequestHandler):
     """Answers what Git asks, by `git http-backend` (git-http-backend(1), RFC 3875)."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else every small answer waits 40 ms for the client's acknowledgement
     server: Server
 
     def setup(self) -> None:
