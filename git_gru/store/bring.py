@@ -177,6 +177,19 @@ def _nowhere(store: Store, digests: Sequence[str], tried: Sequence[str]) -> Mode
     )
 
 
+def held_by(store: Store, remote: Remote, manifests: Iterable[Manifest]) -> frozenset[str]:
+    """The digests of those of `manifests` which the remote has now, with all of their chunks. Raises `RemoteError`."""
+    with store.locked(alone=False):
+        state = StoreTree(store.objects, remote.look())
+        trees = {m: tree for m in manifests if (tree := state.model(m.digest)) is not None}
+        fetch_trees(store.objects, remote, trees.values())
+        return frozenset(
+            m.digest
+            for m, tree in trees.items()
+            if set(m.chunks()) <= model_blobs(store.objects, tree).keys()
+        )
+
+
 def fetch_trees(objects: Objects, remote: Remote, trees: Iterable[bytes]) -> None:
     """Brings the model trees that are not here."""
     absent = [tree for tree in dict.fromkeys(trees) if not objects.has(tree)]

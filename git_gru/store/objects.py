@@ -85,6 +85,8 @@ class Pack:
     def entries(self) -> list[tuple[bytes, int, int]]:
         """(id, offset, bytes in the pack) of all objects, by offset."""
         found = sorted((self._offset(at), oid) for at, oid in enumerate(self.oids()))
+        if not found:  # git keeps such a pack when a fetch brings nothing new
+            return []
         ends = [*(offset for offset, _ in found[1:]), self.size - _OID]
         return [(oid, offset, end - offset) for (offset, oid), end in zip(found, ends, strict=True)]
 
