@@ -61,6 +61,9 @@ class _Bring:
         self.done, self.all = 0, sum(m.size for m in self.wanted.values())
         self.tried: list[str] = []
         self.models = self.blobs = self.bytes = 0
+        self.objects = store.objects
+        self.before = {pack.path for pack in store.objects.packs()} | {None}
+        self.counted: set[bytes] = set()
 
     def run(self, remotes: Iterable[Remote]) -> Brought:
         failed: list[RemoteError] = []
@@ -80,7 +83,7 @@ class _Bring:
 
     def _from(self, remote: Remote) -> None:
         """Brings what this remote has of the models wanted."""
-        objects = self.store.objects
+        objects = self.objects
         state = StoreTree(objects, remote.look())
         there = {digest: tree for digest in self.wanted if (tree := state.model(digest)) is not None}
         self.tried.append(remote.name)
@@ -92,16 +95,24 @@ class _Bring:
             blobs = _blobs_of(objects, tree, manifest)
             for batch in _batches(manifest, missing(objects, blobs)):
                 remote.blobs([blobs[id] for id, _ in batch])
-                self._count([blobs[id] for id, _ in batch], sum(length for _, length in batch))
+                self._tell(sum(length for _, length in batch))
             _require_whole(objects, blobs, manifest)
+            self._count(blobs.values())
             link(self.store, {digest: tree}, ())
             self.store.stamps.stamp(digest, manifest.encode())
             del self.wanted[digest]
             self.models += 1
 
-    def _count(self, oids: Sequence[bytes], raw: int) -> None:
-        self.blobs += len(oids)
-        self.bytes += sum(self.store.objects.head(oid, 1)[0] for oid in oids)
+    def _count(self, oids: Iterable[bytes]) -> None:
+        """Counts the blobs that came meanwhile: a server without filters sends them with the trees."""
+        came = [
+            oid for oid in oids if oid not in self.counted and self.objects.pack_of(oid) not in self.before
+        ]
+        self.counted.update(came)
+        self.blobs += len(came)
+        self.bytes += sum(self.objects.head(oid, 1)[0] for oid in came)
+
+    def _tell(self, raw: int) -> None:
         self.done = min(self.done + raw, self.all)
         if self.progress is not None:
             self.progress(self.done, self.all)

@@ -262,6 +262,11 @@ class Objects:
         content = self.read(oid)[1]
         return len(content), content
 
+    def pack_of(self, oid: bytes) -> Path | None:
+        """The path of the pack that has the object, or None."""
+        found = self._find(oid)
+        return found[0].path if found else None
+
     def packed(self, oid: bytes) -> bytes | None:
         """The object's pack entry as it stands, where it can be copied into another pack; else None."""
         return self._use(oid, Pack.packed)
