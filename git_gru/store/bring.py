@@ -26,8 +26,8 @@ Progress = Callable[[int, int], None]
 
 _HEAD_BYTES = 1024  # of a stored chunk: as good as always its whole header
 _NOWHERE = (
-    "Ask whoever committed it to run `git gru push`, or name the repository that has it: a remote (git remote add), or its "
-    "address in .gruconfig (git gru trust)"
+    "Where you still have the file, add it again (touch PATH; git add PATH). Else ask whoever committed it to run "
+    "`git gru push`, or name the repository that has it: a remote (git remote add), or its address in .gruconfig (git gru trust)"
 )
 
 
