@@ -63,6 +63,7 @@ VERBS: dict[str, Verb] = {
     ),
     "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
     "prune": Verb("git_gru.cli.prune", _STORE, "Drop local copies of models that a remote has."),
+    "repair": Verb("git_gru.cli.repair", _STORE, "Mend a damaged store, with the help of remotes."),
     "repack": Verb("git_gru.cli.repack", _STORE, "Make the store smaller: older versions become deltas."),
 }
 

@@ -329,7 +329,9 @@ class Objects:
             try:
                 kind, content = self._libgit2.read(pygit2.Oid(raw=oid))
             except KeyError:
-                raise ObjectMissingError(f"object {oid.hex()} is not in the store {self.folder}") from None
+                raise ObjectMissingError(
+                    f"object {oid.hex()} is not in the store {self.folder}", hint=REPAIR
+                ) from None
             except pygit2.GitError as error:
                 raise ObjectDamagedError(
                     f"object {oid.hex()} of the store cannot be read: {error}", hint=REPAIR
@@ -338,8 +340,8 @@ class Objects:
 
 
 REPAIR = (
-    "where you still have an intact copy of the file, add it again (touch PATH; git add PATH): its chunks are then written "
-    "anew; or restore a backup of .git/gru"
+    "git gru repair puts the store together from what is intact, with the help of a remote if there is one; where you still "
+    "have an intact copy of the file, add it again (touch PATH; git add PATH): its chunks are then written anew"
 )
 _NAMES = {number: kind for kind, number in KINDS.items()}
 
