@@ -70,7 +70,7 @@ def _manifests(repo: Repository, wanted: Wanted) -> list[Manifest]:
     commits = [resolve_commit(repo, revision) for revision in wanted.revisions]
     found: dict[str, Manifest] = {}
     if wanted.history:
-        lineages = pushed_models(repo, commits, (), wanted.paths).lineages
+        lineages = pushed_models(repo, commits, paths=wanted.paths).lineages
         found = {manifest.digest: manifest for line in lineages.values() for manifest in line}
         return list(found.values())
     reader = ModelReader(repo, skip_unreadable=True)

@@ -45,6 +45,8 @@ _ABSENT = ("does not appear to be a git repository", "repository not found", "no
 _QUICK = (
     # Weights do not compress, and Git would hunt for deltas between them
     *("-c", "core.compression=0", "-c", "pack.compression=0", "-c", "pack.window=0"),
+    # Git's quick way to find what a server has compares trees at the same path: chunks of other models would be sent again
+    *("-c", "pack.useSparse=false"),
     *("-c", "core.bigFileThreshold=1k", "-c", "core.hooksPath=/dev/null"),
     *("-c", "maintenance.auto=false", "-c", "gc.auto=0", "-c", "protocol.version=2"),
     *("-c", "fetch.unpackLimit=1", "-c", "fetch.fsckObjects=false", "-c", "fetch.recurseSubmodules=false"),
@@ -57,16 +59,14 @@ def transport_environment(repo: Repository) -> Environment:
     What ties a process to the user's repository is taken out; settings about transport that only that repository or the command
     line has (a proxy, a credential helper, an ssh command) are passed on.
     """
-    listed = repo.completed("config", "--show-scope", "-z", "--get-regexp", _FORWARDED).stdout
-    fields = listed.decode("utf-8", "surrogateescape").split("\0")
+    here = [setting for setting in repo.settings.matching(_FORWARDED) if setting.scope in _HERE]
     environment: dict[str, str | None] = dict(LOCAL_VARIABLES)
-    count = 0
-    for scope, setting in zip(fields[::2], fields[1::2], strict=False):
-        if scope in _HERE:
-            key, _, value = setting.partition("\n")
-            environment[f"GIT_CONFIG_KEY_{count}"], environment[f"GIT_CONFIG_VALUE_{count}"] = key, value
-            count += 1
-    environment["GIT_CONFIG_COUNT"] = str(count) if count else None
+    for at, setting in enumerate(here):
+        environment[f"GIT_CONFIG_KEY_{at}"], environment[f"GIT_CONFIG_VALUE_{at}"] = (
+            setting.key,
+            setting.value,
+        )
+    environment["GIT_CONFIG_COUNT"] = str(len(here)) if here else None
     return environment
 
 
@@ -109,6 +109,10 @@ class GitRemote:
         """As `Remote.trees`."""
         self._objects(oids)
 
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `Remote.models`."""
+        self._objects(trees, "--no-filter")
+
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
         self._objects(oids)
@@ -125,19 +129,22 @@ class GitRemote:
                 *lease, "gru", f"{new.hex()}:{REF}", GIT_SHALLOW_FILE=shallow.name,
             )  # fmt: skip
         if status == 0:
-            with self._alone():
-                self._git("update-ref", "--no-deref", self._ref, new.hex())
+            self._remember(new)
             return True
         if any(text in said.lower() for text in _MOVED):
             return False
         raise self._error("does not take the models", said)
 
-    def _objects(self, oids: Sequence[bytes]) -> None:
+    def _remember(self, state: bytes) -> None:
+        with self._alone():
+            self._git("update-ref", "--no-deref", self._ref, state.hex())
+
+    def _objects(self, oids: Sequence[bytes], filter: str = "--filter=blob:none") -> None:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()
         if not names:
             return
         status, said = self._fetch(
-            *("--filter=blob:none", "--stdin"),
+            *(filter, "--stdin"),
             settings=("-c", "fetch.negotiationAlgorithm=noop"),
             input=names,
         )

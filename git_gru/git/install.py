@@ -96,9 +96,9 @@ def install(repo: Repository | None, scope: Scope, program: str) -> Installation
     wanted = settings(program)
     changed = [key for key, value in wanted.items() if present[key] != value]
     for key in changed:
-        _git(repo, "config", where, "--replace-all", key, wanted[key])
+        _configure(repo, where, "--replace-all", key, wanted[key])
     if "alias.gru" not in wanted and present["alias.gru"] is not None:
-        _git(repo, "config", where, "--unset-all", "alias.gru")
+        _configure(repo, where, "--unset-all", "alias.gru")
     done = hooks.install(repo, program) if repo is not None else ()
     return Installation(scope=scope, program=program, changed=tuple(changed), hooks=done)
 
@@ -113,7 +113,7 @@ def uninstall(repo: Repository | None, scope: Scope) -> Installation:
     for key in settings(""):
         value = _get(repo, where, key)
         if value is not None and _ours(key, value):
-            _git(repo, "config", where, "--unset-all", key)
+            _configure(repo, where, "--unset-all", key)
             changed.append(key)
     needless = repo is not None and (scope is Scope.LOCAL or not is_installed(repo))
     done = hooks.uninstall(repo) if repo is not None and needless else ()
@@ -146,8 +146,8 @@ def _get(repo: Repository | None, where: str, key: str) -> str | None:
     return result.stdout.decode("utf-8", "replace").removesuffix("\n") if result.returncode == 0 else None
 
 
-def _git(repo: Repository | None, *arguments: str) -> None:
+def _configure(repo: Repository | None, *arguments: str) -> None:
     if repo is not None:
-        repo.git(*arguments)
+        repo.configure(*arguments)
     else:
-        git(*arguments)
+        git("config", *arguments)

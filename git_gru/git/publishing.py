@@ -39,27 +39,45 @@ class RefUpdate:
 
 
 def pushed_models(
-    repo: Repository, new: Sequence[str], known: Sequence[str], paths: Sequence[str] = ()
+    repo: Repository,
+    new: Sequence[str],
+    known: Sequence[str] = (),
+    paths: Sequence[str] = (),
+    *,
+    remote: str | None = None,
 ) -> PushedModels:
-    """The models of `paths` (default: all) that commits reachable from `new` have and those from `known` do not."""
+    """The models of `paths` (default: all) that commits reachable from `new` have and those from `known` do not.
+
+    Known is as well what the tracking branches of `remote` reach. Commits in `known` may be missing here.
+    """
     if not new:
         return PushedModels(lineages={}, tips=frozenset())
-    listed = repo.git(
-        "rev-list", "--objects", "--missing=allow-promisor", "--stdin",
-        input="\n".join([*new, *(f"^{commit}" for commit in known), "--", *paths, ""]).encode("utf-8", "surrogateescape"),
-    )  # fmt: skip
     reader = ModelReader(repo, skip_unreadable=True)
     lineages: dict[str, dict[str, Manifest]] = {}
-    for line in listed.decode("utf-8", "surrogateescape").splitlines():
-        blob, _, path = line.partition(" ")
+    digests: dict[str, str] = {}
+    tracking = () if remote is None else ("--not", f"--remotes={remote}")
+    for blob, path in _objects(repo, [*new, *(f"^{commit}" for commit in known), "--", *paths], *tracking):
         manifest = reader.manifest(blob, path) if path else None
         if manifest is not None:
             lineages.setdefault(path, {}).setdefault(manifest.digest, manifest)
-    commits = repo.git("rev-parse", *(f"{commit}^{{}}" for commit in new)).decode().split()
-    tips = {manifest.digest for commit in commits for manifest in _models(reader, repo, commit)}
+            digests[blob] = manifest.digest
+    # Of the models at the tips only these matter: to read all of a large repository's would take longer than the push
+    at_tips = _objects(repo, new, "--no-walk") if digests else ()
     return PushedModels(
-        lineages={path: tuple(versions.values()) for path, versions in lineages.items()}, tips=frozenset(tips)
+        lineages={path: tuple(versions.values()) for path, versions in lineages.items()},
+        tips=frozenset(digests[blob] for blob, _ in at_tips if blob in digests),
     )
+
+
+def _objects(repo: Repository, revisions: Sequence[str], *options: str) -> Iterator[tuple[str, str]]:
+    """(id, path) of the objects that `revisions` reach, of newer commits first; commits have no path."""
+    listed = repo.git(
+        "rev-list", "--objects", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
+        input="\n".join([*revisions, ""]).encode("utf-8", "surrogateescape"),
+    )  # fmt: skip
+    for line in listed.decode("utf-8", "surrogateescape").splitlines():
+        id, _, path = line.partition(" ")
+        yield id, path
 
 
 def publish_updates(
@@ -77,11 +95,8 @@ def publish_updates(
     """
     new = [update.local for update in updates if update.local != _NONE]
     known = [update.remote for update in updates if update.remote != _NONE]
-    if name in remote_names(repo):
-        listed = repo.git("for-each-ref", "--format=%(objectname)", f"refs/remotes/{name}/")
-        known += listed.decode().split()
-    here = [commit for commit in dict.fromkeys(known) if _exists(repo, commit)]
-    return _publish(repo, name, url, pushed_models(repo, new, here), new, tell, progress)
+    models = pushed_models(repo, new, known, remote=name if name in remote_names(repo) else None)
+    return _publish(repo, name, url, models, new, tell, progress)
 
 
 def publish_revisions(
@@ -98,7 +113,7 @@ def publish_revisions(
     Raises `UnknownRemoteError` and what `publish` raises.
     """
     url = push_url(repo, name)
-    return _publish(repo, name, url, pushed_models(repo, revisions, (), paths), revisions, tell, progress)
+    return _publish(repo, name, url, pushed_models(repo, revisions, paths=paths), revisions, tell, progress)
 
 
 def repack_remote(
@@ -113,7 +128,7 @@ def repack_remote(
     history = model_history(repo)
     reader = ModelReader(repo, skip_unreadable=True)
     tips = repo.git("for-each-ref", "--format=%(objectname)", f"refs/remotes/{name}/").decode().split()
-    plain = {manifest.digest for commit in tips for manifest in _models(reader, repo, commit)}
+    plain = {manifest.digest for commit in tips for manifest in reader.models(commit).values()}
     store = repo.store()
     try:
         return republish(
@@ -160,12 +175,3 @@ def _related(repo: Repository, tips: Sequence[str], paths: Sequence[str]) -> Cal
                 yield from (manifest for manifest in (touched.after, touched.before) if manifest is not None)
 
     return related
-
-
-def _models(reader: ModelReader, repo: Repository, commit: str) -> list[Manifest]:
-    kind = repo.git("cat-file", "-t", commit).decode().strip()
-    return list(reader.models(commit).values()) if kind == "commit" else []
-
-
-def _exists(repo: Repository, commit: str) -> bool:
-    return repo.completed("cat-file", "-e", f"{commit}^{{commit}}").returncode == 0

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from git_gru.errors import InputError
 from git_gru.git.run import LOCAL_VARIABLES, Environment, completed, git, inherited
+from git_gru.git.settings import Settings
 
 if TYPE_CHECKING:
     import subprocess
@@ -42,6 +43,7 @@ class Repository:
         self.git_dir = git_dir
         self.common_dir = common_dir
         self.environment: Environment = environment or {}
+        self._settings: Settings | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Repository) and self._places() == other._places()
@@ -133,10 +135,21 @@ class Repository:
         store.supply = supply
         return store
 
+    @property
+    def settings(self) -> Settings:
+        """Git's settings as this repository sees them, read once; `configure` forgets them."""
+        if self._settings is None:
+            self._settings = Settings(self.git("config", "--list", "--show-scope", "-z"))
+        return self._settings
+
     def config(self, key: str) -> str | None:
-        """The value of a Git setting as this repository sees it (system, global, local), or None."""
-        result = self.completed("config", "--get", key)
-        return result.stdout.decode("utf-8", "replace").removesuffix("\n") if result.returncode == 0 else None
+        """The value of a Git setting, or None."""
+        return self.settings.get(key)
+
+    def configure(self, *arguments: str) -> None:
+        """`git config ARGUMENTS`, which changes a setting."""
+        self._settings = None
+        self.git("config", *arguments)
 
     @cached_property
     def pygit2(self) -> Any:

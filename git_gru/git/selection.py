@@ -22,14 +22,12 @@ class Selection:
     @classmethod
     def of(cls, repo: Repository) -> "Selection":
         """The selection that the repository's settings make."""
-        listed = repo.completed("config", "-z", "--get-regexp", r"^gru\.fetch(include|exclude)$").stdout
-        found: dict[str, list[str]] = {}
-        for setting in listed.decode("utf-8", "surrogateescape").split("\0")[:-1]:
-            key, _, value = setting.partition("\n")
-            found.setdefault(key, []).extend(part.strip() for part in value.split(",") if part.strip())
-        return cls(
-            include=tuple(found.get("gru.fetchinclude", ())), exclude=tuple(found.get("gru.fetchexclude", ()))
-        )
+
+        def patterns(key: str) -> tuple[str, ...]:
+            parts = (part.strip() for value in repo.settings.every(key) for part in value.split(","))
+            return tuple(part for part in parts if part)
+
+        return cls(include=patterns("gru.fetchInclude"), exclude=patterns("gru.fetchExclude"))
 
     def allows(self, path: str) -> bool:
         """Whether the model at `path` is one to bring."""

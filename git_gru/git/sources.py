@@ -18,6 +18,7 @@ from pathlib import Path
 
 from git_gru.errors import InputError
 from git_gru.git.git_remote import GitRemote, Tell, transport_environment
+from git_gru.git.local_remote import remote_at
 from git_gru.git.repository import Repository
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.store import REF, Store
@@ -42,6 +43,10 @@ class _Untrusted:
         """As `Remote.trees`."""
         raise RemoteError(self.name)
 
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `Remote.models`."""
+        raise RemoteError(self.name)
+
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
         raise RemoteError(self.name)
@@ -60,30 +65,30 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
     environment = transport_environment(repo)
     own = str(repo.common_dir)
     if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
-        yield GitRemote(store, "this repository", own, environment, tell=tell)
+        yield remote_at(store, "this repository", own, environment, tell=tell)
     for name in remote_names(repo):
         url = fetch_url(repo, name)
-        yield GitRemote(store, name, url, environment, tell=tell)
+        yield remote_at(store, name, url, environment, tell=tell)
         for place in _nested(url):
-            yield GitRemote(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
+            yield remote_at(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
-        yield GitRemote(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
+        yield remote_at(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
     elif named is not None:
         yield _Untrusted(named)
 
 
 def remote_names(repo: Repository) -> list[str]:
     """The names of the remotes, the current branch's first, then `origin`."""
-    names = repo.git("remote").decode("utf-8", "surrogateescape").split("\n")[:-1]
-    branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+    names = sorted({setting.key[7:-4] for setting in repo.settings.matching(r"^remote\..*\.url$")})
+    branch = _branch(repo)
     first = [repo.config(f"branch.{branch}.remote") if branch else None, "origin"]
     return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
 
 
 def default_remote(repo: Repository) -> str:
     """The remote that a push goes to where none is named. Raises `UnknownRemoteError` when there is none."""
-    branch = repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+    branch = _branch(repo)
     chosen = repo.config(f"branch.{branch}.pushRemote") if branch else None
     names = remote_names(repo)
     name = chosen or repo.config("remote.pushDefault") or (names[0] if names else None)
@@ -104,7 +109,7 @@ def push_url(repo: Repository, name: str) -> str:
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that a push to `name` at `url` goes to."""
-    return GitRemote(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
+    return remote_at(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
 
 
 def committed_store(repo: Repository) -> str | None:
@@ -122,8 +127,7 @@ def committed_store(repo: Repository) -> str | None:
 
 def trusted_stores(repo: Repository) -> list[str]:
     """The addresses that the user has approved for this repository."""
-    listed = repo.completed("config", "--get-all", TRUSTED).stdout
-    return listed.decode("utf-8", "replace").splitlines()
+    return repo.settings.every(TRUSTED)
 
 
 def trust(repo: Repository) -> str:
@@ -135,7 +139,7 @@ def trust(repo: Repository) -> str:
             hint=f"Whoever publishes the models commits one: git config -f {CONFIG_FILE} store.url URL",
         )
     if url not in trusted_stores(repo):
-        repo.git("config", "--local", "--add", TRUSTED, url)
+        repo.configure("--local", "--add", TRUSTED, url)
     return url
 
 
@@ -144,6 +148,11 @@ def absolute(repo: Repository, url: str) -> str:
     if _SCHEME.match(url) or _SCP.match(url):
         return url
     return str((repo.top / Path(url).expanduser()).resolve())
+
+
+def _branch(repo: Repository) -> str:
+    """The branch that is checked out; empty where none is."""
+    return repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
 
 
 def _url(repo: Repository, name: str, *, push: bool) -> str:

@@ -8,9 +8,11 @@ Single chunks (one tensor of a large model) are brought through a `Part`: they a
 the store's.
 """
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from git_gru.errors import StoreError
 from git_gru.ids import Buffer
 from git_gru.store.chunks import CHUNK_BYTES, cut_lengths
 from git_gru.store.codec import ChunkDamagedError, inspect
@@ -48,7 +50,8 @@ def bring(
 ) -> Brought:
     """Makes these models part of the store, each from the first remote that has it; those that are here already cost nothing.
 
-    Raises `ModelMissingError` naming those that are nowhere, after bringing the others, and `RemoteError` when a remote fails.
+    Raises `ModelMissingError` naming those that are nowhere, `RemoteError` when a remote fails, and another `StoreError` for a
+    model that a remote has and that is not what it should be; each after bringing the others.
     """
     with store.locked(alone=False):
         return _Bring(store, manifests, progress).run(remotes)
@@ -60,23 +63,23 @@ class _Bring:
         self.wanted = {m.digest: m for m in manifests if not store.has_model(m.digest)}
         self.done, self.all = 0, sum(m.size for m in self.wanted.values())
         self.tried: list[str] = []
+        self.failed: list[RemoteError | StoreError] = []
         self.models = self.blobs = self.bytes = 0
         self.objects = store.objects
         self.before = {pack.path for pack in store.objects.packs()} | {None}
         self.counted: set[bytes] = set()
 
     def run(self, remotes: Iterable[Remote]) -> Brought:
-        failed: list[RemoteError] = []
         for remote in remotes if self.wanted else ():
             try:
                 self._from(remote)
             except RemoteError as error:
-                failed.append(error)
+                self.failed.append(error)
                 self.tried.append(f"{remote.name} (failed)")
             if not self.wanted:
                 break
-        if self.wanted and failed:
-            raise failed[0]
+        if self.wanted and self.failed:
+            raise self.failed[0]
         if self.wanted:
             raise _nowhere(self.store, list(self.wanted), self.tried)
         return Brought(self.models, self.blobs, self.bytes)
@@ -89,25 +92,65 @@ class _Bring:
         self.tried.append(remote.name)
         if not there:
             return
-        fetch_trees(objects, remote, there.values())
-        for digest, tree in there.items():
-            manifest = self.wanted[digest]
-            blobs = _blobs_of(objects, tree, manifest)
-            for batch in _batches(manifest, missing(objects, blobs)):
-                remote.blobs([blobs[id] for id, _ in batch])
-                self._tell(sum(length for _, length in batch))
-            _require_whole(objects, blobs, manifest)
-            self._count(blobs.values())
-            link(self.store, {digest: tree}, ())
-            self.store.stamps.stamp(digest, manifest.encode())
-            del self.wanted[digest]
-            self.models += 1
+        # The first models come with their trees; later ones may share chunks with those here, as only their trees tell
+        trees = set(there.values())
+        first = self.store.tip() is None and self.all <= BATCH_BYTES and trees == set(objects.absent(trees))
+        if first:
+            remote.models(list(there.values()))
+        else:
+            fetch_trees(objects, remote, there.values())
+        for group in self._groups(there):
+            blobs: dict[str, dict[str, bytes]] = {}
+            lengths: dict[bytes, int] = {}
+            for digest in group:
+                with self._model():
+                    blobs[digest] = _blobs_of(objects, there[digest], self.wanted[digest])
+                    wanted = blobs[digest] if first else missing(objects, blobs[digest])
+                    lengths |= _lengths(self.wanted[digest], wanted)
+            for batch in _batches(lengths):
+                if not first:
+                    remote.blobs(batch)
+                self._tell(sum(lengths[oid] for oid in batch))
+            self._link(there, blobs)
+
+    @contextlib.contextmanager
+    def _model(self) -> Iterator[None]:
+        """Work on one model: where it proves not to be what it should, the others come nevertheless."""
+        try:
+            yield
+        except StoreError as error:
+            self.failed.append(error)
+
+    def _groups(self, there: Iterable[str]) -> Iterator[list[str]]:
+        """The models that are fetched and linked together: as many as fit into a batch, or a larger one alone."""
+        group: list[str] = []
+        size = 0
+        for digest in there:
+            if group and size + self.wanted[digest].size > BATCH_BYTES:
+                yield group
+                group, size = [], 0
+            group.append(digest)
+            size += self.wanted[digest].size
+        yield group
+
+    def _link(self, trees: Mapping[str, bytes], blobs: Mapping[str, Mapping[str, bytes]]) -> None:
+        """Makes the models whose `blobs` came models of the store, if they are whole."""
+        whole: dict[str, bytes] = {}
+        for digest in blobs:
+            with self._model():
+                _require_whole(self.store.objects, blobs[digest], self.wanted[digest])
+                whole[digest] = trees[digest]
+        if whole:
+            self._count(oid for digest in whole for oid in blobs[digest].values())
+            link(self.store, whole, ())
+        for digest in whole:
+            self.store.stamps.stamp(digest, self.wanted.pop(digest).encode())
+        self.models += len(whole)
 
     def _count(self, oids: Iterable[bytes]) -> None:
         """Counts the blobs that came meanwhile: a server without filters sends them with the trees."""
-        came = [
-            oid for oid in oids if oid not in self.counted and self.objects.pack_of(oid) not in self.before
-        ]
+        new = dict.fromkeys(oid for oid in oids if oid not in self.counted)
+        came = [oid for oid in new if self.objects.pack_of(oid) not in self.before]
         self.counted.update(came)
         self.blobs += len(came)
         self.bytes += sum(self.objects.head(oid, 1)[0] for oid in came)
@@ -137,8 +180,8 @@ class Part:
         with self._store.locked(alone=False):
             while wanted:
                 blobs = {id: self._blobs[id] for id in wanted if id in self._blobs}
-                for batch in _batches(self.manifest, missing(objects, blobs)):
-                    self._remote.blobs([blobs[id] for id, _ in batch])
+                for batch in _batches(_lengths(self.manifest, missing(objects, blobs))):
+                    self._remote.blobs(batch)
                 seen |= blobs.keys()
                 bases = (_base(objects, oid, id) for id, oid in blobs.items())
                 wanted = [base for base in dict.fromkeys(bases) if base is not None and base not in seen]
@@ -203,14 +246,15 @@ def held_by(store: Store, remote: Remote, manifests: Iterable[Manifest]) -> froz
 
 def fetch_trees(objects: Objects, remote: Remote, trees: Iterable[bytes]) -> None:
     """Brings the model trees that are not here."""
-    absent = [tree for tree in dict.fromkeys(trees) if not objects.has(tree)]
+    absent = objects.absent(trees)
     if absent:
         remote.trees(absent)
 
 
 def missing(objects: Objects, blobs: Mapping[str, bytes]) -> dict[str, bytes]:
     """Those of `blobs` (chunk id -> blob) that are not here."""
-    return {id: oid for id, oid in blobs.items() if not objects.has(oid)}
+    absent = set(objects.absent(blobs.values()))
+    return {id: oid for id, oid in blobs.items() if oid in absent}
 
 
 def _blobs_of(objects: Objects, tree: bytes, manifest: Manifest) -> dict[str, bytes]:
@@ -245,24 +289,32 @@ def _base(objects: Objects, oid: bytes, id: str) -> str | None:
     return inspect(head, where=where).base
 
 
-def _batches(manifest: Manifest, blobs: Iterable[str]) -> Iterator[list[tuple[str, int]]]:
-    """(chunk id, length) of each chunk in `blobs`, in lists of no more than about `BATCH_BYTES`.
+def _lengths(manifest: Manifest, blobs: Mapping[str, bytes]) -> dict[bytes, int]:
+    """About how many bytes the chunks of `blobs` (chunk id -> blob) have when they are decoded; by blob.
 
-    Lengths are those of the decoded chunks; a base that the manifest does not name counts as a whole chunk.
+    A base that the manifest does not name counts as a whole chunk.
     """
     lengths = {
         id: length
         for entry in manifest.tensors.values()
         for id, length in zip(entry.chunks, cut_lengths(entry.nbytes), strict=False)
     }
-    batch: list[tuple[str, int]] = []
+    if manifest.header is not None:
+        lengths[manifest.header] = max(0, manifest.size - sum(lengths.values()))
+    if manifest.raw:
+        lengths |= dict.fromkeys(manifest.raw, -(-manifest.size // len(manifest.raw)))
+    return {oid: lengths.get(id, CHUNK_BYTES) for id, oid in blobs.items()}
+
+
+def _batches(lengths: Mapping[bytes, int]) -> Iterator[list[bytes]]:
+    """The blobs in lists of no more than about `BATCH_BYTES`, decoded."""
+    batch: list[bytes] = []
     size = 0
-    for id in blobs:
-        length = lengths.get(id, CHUNK_BYTES)
+    for oid, length in lengths.items():
         if batch and size + length > BATCH_BYTES:
             yield batch
             batch, size = [], 0
-        batch.append((id, length))
+        batch.append(oid)
         size += length
     if batch:
         yield batch

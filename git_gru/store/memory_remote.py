@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from git_gru.store.objects import Objects
 from git_gru.store.packs import KINDS, Kind, PackWriter, make_entry
 from git_gru.store.remote import RemoteError
-from git_gru.store.trees import parse_tree
+from git_gru.store.trees import model_blobs, parse_tree
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 _UPPER_DEPTH = 3  # the root, `models` and its groups, but no model tree
@@ -42,6 +42,11 @@ class MemoryRemote:
         """As `Remote.trees`."""
         self._take(oids)
 
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `Remote.models`."""
+        self._take(trees)
+        self._take([oid for tree in trees for oid in model_blobs(self._objects, tree).values()])
+
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
         self._take(oids)
@@ -58,7 +63,7 @@ class MemoryRemote:
             return True
 
     def _take(self, oids: Iterable[bytes]) -> None:
-        missing = [oid for oid in dict.fromkeys(oids) if not self._objects.has(oid)]
+        missing = self._objects.absent(oids)
         pack = PackWriter(self._objects.folder / "objects/pack", len(missing))
         for oid in missing:
             if oid not in self._hub.objects:

@@ -26,6 +26,9 @@ PACKED_FROM = 100
 PADDED_BYTES = 1 << 20
 """A batch of at least so many bytes is padded to `PACKED_FROM` objects."""
 
+PATIENCE = 8
+"""After so many of the remote's models in a row with which the new ones share nothing more, no further one is looked at."""
+
 MOST_TRIES = 100
 """How often a batch is put on top of a state that others move meanwhile."""
 
@@ -155,13 +158,17 @@ class _Publish:
         """Plans the use of chunks that the remote keeps plain in models that we know."""
         wanted = {id for manifest in models for id in manifest.chunks()}
         shared: dict[bytes, list[str]] = {}
+        in_vain = 0
         for manifest in related():
             tree = there.get(manifest.digest)
-            found = wanted.intersection(manifest.chunks()) if tree is not None else set()
-            if tree is not None and found:
+            if tree is None:
+                continue
+            found = wanted.intersection(manifest.chunks())
+            if found:
                 shared[tree] = sorted(found)
                 wanted -= found
-            if not wanted:
+            in_vain = 0 if found else in_vain + 1
+            if not wanted or in_vain == PATIENCE:
                 break
         fetch_trees(self.store.objects, self.remote, shared)
         for tree, ids in shared.items():

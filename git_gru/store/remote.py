@@ -43,6 +43,10 @@ class Remote(Protocol):
         """Makes these model trees durable here. Raises `RemoteError` where one cannot be had."""
         ...
 
+    def models(self, trees: Sequence[bytes]) -> None:
+        """As `trees`, with all the blobs that these name: for a store that has none of them, in one conversation."""
+        ...
+
     def blobs(self, oids: Sequence[bytes]) -> None:
         """Makes these blobs durable here. Raises `RemoteError` where one cannot be had."""
         ...

@@ -142,24 +142,7 @@ class Store:
 
     def tip(self) -> bytes | None:
         """The store's commit, or None while it is empty."""
-        try:
-            text = (self.repository / REF).read_text() or "?"
-        except FileNotFoundError:
-            text = self._packed_ref()
-        except UnicodeDecodeError:
-            text = "?"
-        if not text:
-            return None
-        if not _OBJECT.match(text):
-            raise StoreError(f"the store's reference {self.repository / REF} is damaged", hint=REPAIR)
-        return bytes.fromhex(text[:40])
-
-    def _packed_ref(self) -> str:
-        with contextlib.suppress(FileNotFoundError):
-            for line in (self.repository / "packed-refs").read_text().splitlines():
-                if line.endswith(f" {REF}"):
-                    return line.split(" ")[0]
-        return ""
+        return read_ref(self.repository, REF)
 
     def tree(self) -> StoreTree:
         """The state that the reference names now."""
@@ -344,6 +327,29 @@ def _let_pass(turn: BinaryIO) -> None:
             fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
             return
         time.sleep(0.002)
+
+
+def read_ref(repository: Path, name: str) -> bytes | None:
+    """The object that a reference of the Git folder `repository` names, or None without it. Raises `StoreError`."""
+    try:
+        text = (repository / name).read_text() or "?"
+    except FileNotFoundError:
+        text = _packed_ref(repository, name)
+    except UnicodeDecodeError:
+        text = "?"
+    if not text:
+        return None
+    if not _OBJECT.match(text):
+        raise StoreError(f"the store's reference {repository / name} is damaged", hint=REPAIR)
+    return bytes.fromhex(text[:40])
+
+
+def _packed_ref(repository: Path, name: str) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        for line in (repository / "packed-refs").read_text().splitlines():
+            if line.endswith(f" {name}"):
+                return line.split(" ")[0]
+    return ""
 
 
 def read_chunk(objects: Objects, blob_of: Callable[[str], bytes | None], id: str) -> Buffer:

@@ -6,6 +6,7 @@ whoever has the tree alone knows which blobs need no other.
 """
 
 import hashlib
+import re
 from collections.abc import Container, Iterator, Mapping
 from typing import NamedTuple
 
@@ -17,6 +18,9 @@ from git_gru.store.packs import Entry, make_entry
 FORMAT_TEXT = b"git-gru store 1\n"
 FORMAT = make_entry("blob", [FORMAT_TEXT])
 TREE_MODE, BLOB_MODE, DELTA_MODE = b"40000", b"100644", b"100755"
+_GROUP = re.compile(rb"[0-9a-f]{2}")
+_GROUP_ITEM = re.compile(rb"40000 ([0-9a-f]{62})\0(.{20})", re.DOTALL)
+_GROUP_ITEM_BYTES = 6 + 62 + 1 + 20
 EMPTY_TREE = hashlib.sha1(b"tree 0\0", usedforsecurity=False).digest()
 
 
@@ -64,6 +68,17 @@ def make_commit(tree: bytes, parent: bytes | None = None) -> Entry:
     above = b"parent %s\n" % parent.hex().encode() if parent else b""
     text = b"tree %s\n%sauthor %s\ncommitter %s\n\nstore\n"
     return make_entry("commit", [text % (tree.hex().encode(), above, who, who)])
+
+
+def root_of(objects: Objects, commit: bytes) -> bytes:
+    """The root tree of a commit. Raises `TreeError` where the commit is malformed."""
+    text = bytes(objects.expect(commit, "commit"))
+    try:
+        if text.startswith(b"tree ") and len(text) >= 46:
+            return bytes.fromhex(text[5:45].decode("ascii", "replace"))
+    except ValueError:
+        pass
+    raise TreeError(f"the store's commit {commit.hex()} is malformed", hint=REPAIR)
 
 
 def model_blobs(objects: Objects, tree: bytes) -> dict[str, bytes]:
@@ -180,7 +195,7 @@ class StoreTree:
         }
 
     def _read(self, commit: bytes) -> None:
-        items = {item.name: item for item in self._folder(self._root(commit), b"")}
+        items = {item.name: item for item in self._folder(root_of(self._objects, commit))}
         text = items.get(b"format")
         if text is None or b"models" not in items:
             raise TreeError("the store's tree has no format or no models", hint=REPAIR)
@@ -190,12 +205,12 @@ class StoreTree:
                 f"the store has the format {content[:60]!r}, this git-gru knows {FORMAT_TEXT!r}",
                 hint="install a newer git-gru",
             )
-        self._groups = {item.name: item.oid for item in self._folder(items[b"models"].oid, b"")}
+        self._groups = {item.name: item.oid for item in self._folder(items[b"models"].oid)}
         if b"incoming" in items:
-            arrived = self._folder(items[b"incoming"].oid, b"")
+            arrived = self._folder(items[b"incoming"].oid)
             self.incoming = {item.name.decode("ascii", "replace"): item.oid for item in arrived}
         if b"unneeded" in items:
-            for item in self._folder(items[b"unneeded"].oid, b""):
+            for item in self._folder(items[b"unneeded"].oid):
                 when = bytes(self._objects.expect(item.oid, "blob")).strip()
                 if not (when.isdigit() and len(when) < 16):
                     raise TreeError(
@@ -203,26 +218,21 @@ class StoreTree:
                     )
                 self.unneeded[item.name.decode("ascii", "replace")] = int(when)
 
-    def _root(self, commit: bytes) -> bytes:
-        text = bytes(self._objects.expect(commit, "commit"))
-        if not text.startswith(b"tree ") or len(text) < 46:
-            raise TreeError(f"the store's commit {commit.hex()} is malformed", hint=REPAIR)
-        try:
-            return bytes.fromhex(text[5:45].decode("ascii", "replace"))
-        except ValueError:
-            raise TreeError(f"the store's commit {commit.hex()} is malformed", hint=REPAIR) from None
-
     def _group(self, group: bytes) -> dict[bytes, bytes]:
+        """The models of `models/<group>`: the rest of their digests -> model tree."""
         if group not in self._models:
-            oid = self._groups.get(group)
-            items = self._folder(oid, group) if oid else iter(())
-            self._models[group] = {item.name: item.oid for item in items}
+            oid = self._groups.get(group, EMPTY_TREE)
+            content = bytes(self._objects.expect(oid, "tree")) if oid != EMPTY_TREE else b""
+            items: dict[bytes, bytes] = dict(
+                _GROUP_ITEM.findall(content)
+            )  # item by item, 10,000 models take 0.1 s
+            if len(content) != len(items) * _GROUP_ITEM_BYTES or not _GROUP.fullmatch(group):
+                raise TreeError(
+                    f"store tree {oid.hex()}: not every name below models/ is a digest", hint=REPAIR
+                )
+            self._models[group] = items
         return self._models[group]
 
-    def _folder(self, tree: bytes, prefix: bytes) -> Iterator[TreeItem]:
-        if tree == EMPTY_TREE:
-            return
-        for item in parse_tree(self._objects.expect(tree, "tree"), where=f"store tree {tree.hex()}"):
-            if prefix and not is_id((prefix + item.name).decode("ascii", "replace")):
-                raise TreeError(f"store tree {tree.hex()}: {item.name!r} is not a digest", hint=REPAIR)
-            yield item
+    def _folder(self, tree: bytes) -> Iterator[TreeItem]:
+        if tree != EMPTY_TREE:
+            yield from parse_tree(self._objects.expect(tree, "tree"), where=f"store tree {tree.hex()}")

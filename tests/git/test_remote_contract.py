@@ -1,7 +1,7 @@
 """What every remote must do, over each implementation of the Protocol; and what publish and bring make of it."""
 
 import subprocess
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from git_gru.errors import StoreError
 from git_gru.git.git_remote import GitRemote
+from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
 from git_gru.store import bring as bring_module
 from git_gru.store import publish as publish_module
@@ -20,7 +22,7 @@ from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.memory_remote import MemoryHub, MemoryRemote
 from git_gru.store.packs import PackWriter, make_entry
-from git_gru.store.publish import PACKED_FROM, PADDED_BYTES, Published, publish, republish
+from git_gru.store.publish import PACKED_FROM, PADDED_BYTES, PATIENCE, Published, publish, republish
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.repack import repack
 from git_gru.store.restore import restore
@@ -39,7 +41,7 @@ class Hub:
         self.reject = reject
 
 
-@pytest.fixture(params=["memory", "git", "git without filters"])
+@pytest.fixture(params=["memory", "git", "git without filters", "git in a folder"])
 def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
     """An empty hub of each kind."""
     if request.param == "memory":
@@ -49,10 +51,11 @@ def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
             lambda: {oid for oid, (kind, _) in shared.objects.items() if kind == "blob"},
             lambda: None,
         )
-    return git_hub(tmp_path / "hub.git", filters=request.param == "git")
+    view = remote_at if request.param == "git in a folder" else GitRemote
+    return git_hub(tmp_path / "hub.git", filters=request.param == "git", view=view)
 
 
-def git_hub(path: Path, *, filters: bool = True) -> Hub:
+def git_hub(path: Path, *, filters: bool = True, view: Callable[..., Remote] = GitRemote) -> Hub:
     subprocess.run(["git", "init", "-q", "--bare", str(path)], check=True)
     subprocess.run(
         ["git", "-C", str(path), "config", "uploadpack.allowFilter", str(filters).lower()], check=True
@@ -69,7 +72,29 @@ def git_hub(path: Path, *, filters: bool = True) -> Hub:
         hook.write_text("#!/bin/sh\necho 'not today' >&2\nexit 1\n")
         hook.chmod(0o755)
 
-    return Hub(lambda store: GitRemote(store, "hub", str(path), LOCAL_VARIABLES), blobs, reject)
+    return Hub(lambda store: view(store, "hub", str(path), LOCAL_VARIABLES), blobs, reject)
+
+
+class Counting:
+    """A remote that notes how many objects each call asks it for."""
+
+    def __init__(self, inner: Remote) -> None:
+        self.name = inner.name
+        self.look, self.move = inner.look, inner.move
+        self.asked: dict[str, list[int]] = {"trees": [], "models": [], "blobs": []}
+        self._inner = inner
+
+    def trees(self, oids: Sequence[bytes]) -> None:
+        self.asked["trees"].append(len(oids))
+        self._inner.trees(oids)
+
+    def models(self, trees: Sequence[bytes]) -> None:
+        self.asked["models"].append(len(trees))
+        self._inner.models(trees)
+
+    def blobs(self, oids: Sequence[bytes]) -> None:
+        self.asked["blobs"].append(len(oids))
+        self._inner.blobs(oids)
 
 
 @pytest.fixture
@@ -156,7 +181,8 @@ def test_moves_are_compare_and_swap(hub: Hub, stores: Callable[[], Store]) -> No
 
 
 def test_looking_brings_the_upper_trees_and_no_more(tmp_path: Path, stores: Callable[[], Store]) -> None:
-    for hub in (git_hub(tmp_path / "hub.git"), _memory_hub()):
+    folders = (tmp_path / "a.git", tmp_path / "b.git")
+    for hub in (git_hub(folders[0]), git_hub(folders[1], view=remote_at), _memory_hub()):
         one, two = stores(), stores()
         assert hub.view(one).move(commit_of(one, {A: b"a", B: b"b"}, None), None)
         state = state_of(two, hub.view(two))
@@ -258,6 +284,26 @@ def test_only_what_is_new_is_sent(hub: Hub, stores: Callable[[], Store]) -> None
     )  # the header, and one tensor of two
     sent = hub.blobs() - before
     assert len([oid for oid in sent if one.objects.has(oid) and _is_chunk(one, oid)]) == 2
+
+
+def test_related_models_are_looked_at_while_they_share_something(
+    stores: Callable[[], Store],
+) -> None:
+    hub, one = _memory_hub(), stores()
+    strangers = added(one, [versions(1, seed=seed, size=100)[0] for seed in range(1, 20)])
+    known, new = added(one, versions(2, size=100))
+    asked: list[Manifest] = []
+
+    def related(*models: Manifest) -> Iterable[Manifest]:
+        for manifest in models:
+            asked.append(manifest)
+            yield manifest
+
+    publish(one, hub.view(one), [[known], *([stranger] for stranger in strangers[:-1])])
+    order = [strangers[-1], *strangers[:5], known, *strangers]  # the first is not the hub's
+    done = publish(one, hub.view(one), [[new]], related=lambda: related(*order))
+    assert asked == order[: 7 + PATIENCE]
+    assert done.blobs == 2  # the header, and one tensor of two
 
 
 def _is_chunk(store: Store, oid: bytes) -> bool:
@@ -476,24 +522,50 @@ def test_large_models_go_in_parts_and_go_on_after_an_interruption(
     after = state_of(one, real)
     assert after.incoming == {}
     assert set(after.models()) == {manifest.digest}
-    asked: list[int] = []
-
-    class Counting:
-        name = "counting"
-
-        def __init__(self) -> None:
-            self.inner = hub.view(two)
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.inner, name)
-
-        def blobs(self, oids: list[bytes]) -> None:
-            asked.append(len(oids))
-            self.inner.blobs(oids)
-
-    bring(two, [Counting()], [manifest])  # type: ignore[list-item]
+    counting = Counting(hub.view(two))
+    bring(two, [counting], [manifest])
     assert content(two, manifest) == data
-    assert max(asked, default=1) <= 3  # about 40,000 bytes a request
+    assert max(counting.asked["blobs"], default=1) <= 3  # about 40,000 bytes a request
+    assert not counting.asked["models"]
+
+
+def test_the_first_models_come_in_one_conversation_and_many_together(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = stores()
+    manifests = added(one, [versions(1, seed=seed, size=1_000)[0] for seed in range(12)])
+    stored = sum(row.stored for row in one.lookup.rows().values())
+    for hub in (git_hub(tmp_path / "a.git"), git_hub(tmp_path / "b.git", view=remote_at), _memory_hub()):
+        two, three = stores(), stores()
+        publish(one, hub.view(one), [[manifest] for manifest in manifests])
+        first, later, large = Counting(hub.view(two)), Counting(hub.view(two)), Counting(hub.view(three))
+        brought = bring(two, [first], manifests[:3])
+        assert first.asked == {"trees": [], "models": [3], "blobs": []}
+        with monkeypatch.context() as patch:
+            patch.setattr(bring_module, "BATCH_BYTES", 4 * manifests[0].size)
+            rest = bring(two, [later], manifests)
+            assert later.asked == {"trees": [9], "models": [], "blobs": [12, 12, 3]}
+            bring(three, [large], manifests[:5])  # more than a batch: in batches from the first
+            assert large.asked == {"trees": [5], "models": [], "blobs": [12, 3]}
+        assert (brought.blobs, rest.blobs, brought.bytes + rest.bytes) == (9, 27, stored)
+        assert all(content(two, manifest) for manifest in manifests)
+
+
+def test_one_model_that_is_damaged_there_does_not_keep_the_others(
+    stores: Callable[[], Store], tmp_path: Path
+) -> None:
+    one, two, three = stores(), stores(), stores()
+    hub, other = git_hub(tmp_path / "hub.git"), git_hub(tmp_path / "other.git")
+    manifests = added(one, [versions(1, seed=seed, size=1_000)[0] for seed in range(3)])
+    wrong = commit_of(three, {manifests[1].digest: b"not its chunks"}, None)
+    assert hub.view(three).move(wrong, None)
+    publish(one, hub.view(one), [[manifests[0]], [manifests[2]]])
+    with pytest.raises(StoreError, match="is not that of the model"):
+        bring(two, [hub.view(two)], manifests)
+    assert set(two.models()) == {manifests[0].digest, manifests[2].digest}
+    publish(one, other.view(one), [[manifests[1]]])
+    assert bring(two, [hub.view(two), other.view(two)], manifests).models == 1
+    assert content(two, manifests[1])
 
 
 def test_what_arrived_is_not_fetched_again(stores: Callable[[], Store], tmp_path: Path) -> None:
@@ -539,6 +611,19 @@ def test_a_hub_keeps_packs_and_not_loose_objects(stores: Callable[[], Store], tm
     assert publish(one, hub.view(one), [[manifest]]).bytes > PADDED_BYTES
     assert not list((tmp_path / "hub.git/objects").glob("[0-9a-f][0-9a-f]/*"))
     assert PACKED_FROM == 100  # git's own `receive.unpackLimit`
+
+
+def test_what_a_later_batch_needs_of_an_earlier_one_is_not_sent_again(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publish_module, "BATCH_BYTES", 150_000)  # a batch or more for each version
+    hub, one = git_hub(tmp_path / "hub.git"), stores()
+    subprocess.run(["git", "-C", str(tmp_path / "hub.git"), "config", "receive.unpackLimit", "1"], check=True)
+    manifests = added(one, versions(6))
+    done = publish(one, hub.view(one), [manifests[::-1]])
+    packs = list((tmp_path / "hub.git/objects/pack").glob("*.pack"))
+    assert len(packs) >= 4
+    assert done.bytes < sum(pack.stat().st_size for pack in packs) < done.bytes + 5_000 * len(packs)
 
 
 @pytest.mark.slow

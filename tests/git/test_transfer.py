@@ -1,19 +1,18 @@
 """Models travel with plain git commands: push, clone, fetch, checkout, over hubs of several kinds, by real git."""
 
 import contextlib
-import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import save
 
+from benchmarks.http_hub import serving
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.run import LOCAL_VARIABLES
 from git_gru.store.trees import StoreTree
@@ -230,8 +229,9 @@ def test_partial_and_shallow_clones(pushed, hub, tmp_path, at, options):
     assert clone.gru("log").returncode == 0
 
 
-def test_a_server_without_filters(repo, everywhere, tmp_path, at, make_arrays):
-    hub = bare(tmp_path / "plain.git", filters=False)
+def test_a_server_without_filters(repo, over_http, everywhere, tmp_path, at, make_arrays):
+    bare(tmp_path / "plain.git", filters=False)
+    hub = f"{over_http}/plain.git"
     for seed in range(3):
         repo.write(MODEL, make_arrays(seed))
         repo.commit(f"version {seed}")
@@ -455,68 +455,8 @@ def test_diff_between_commits_brings_what_it_reads(pushed, hub, tmp_path, at):
 @pytest.fixture
 def over_http(tmp_path: Path) -> Iterator[str]:
     """`git http-backend` behind a server on loopback; gives the address of the folder of hubs."""
-    backend = subprocess.run(
-        ["git", "--exec-path"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: object) -> None:
-            """Quiet."""
-
-        def do_GET(self) -> None:
-            self._serve()
-
-        def do_POST(self) -> None:
-            self._serve()
-
-        def _body(self) -> bytes:
-            if self.headers.get("Transfer-Encoding", "") != "chunked":
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            body = b""
-            while size := int(self.rfile.readline(), 16):
-                body += self.rfile.read(size)
-                self.rfile.readline()
-            self.rfile.readline()
-            return body
-
-        def _serve(self) -> None:
-            path, _, query = self.path.partition("?")
-            environment = {
-                **os.environ,
-                "GIT_PROJECT_ROOT": str(tmp_path),
-                "GIT_HTTP_EXPORT_ALL": "1",
-                "PATH_INFO": path,
-                "QUERY_STRING": query,
-                "REQUEST_METHOD": self.command,
-                "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-                "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
-                "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-                "REMOTE_USER": "somebody",
-            }
-            done = subprocess.run(
-                [f"{backend}/git-http-backend"],
-                input=self._body(),
-                env=environment,
-                capture_output=True,
-                check=False,
-            )
-            head, _, body = done.stdout.partition(b"\r\n\r\n")
-            fields = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-            self.send_response(int(fields.pop("Status", "200").split()[0]))
-            for name, value in fields.items():
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
+    with serving(tmp_path) as server:
+        yield server.url
 
 
 def there_and_back(repo, url: str, clone_at: Path, at, make_arrays) -> None:

@@ -257,6 +257,22 @@ def test_a_new_pack_is_seen_and_a_deleted_one_forgotten(bare: Path) -> None:
         objects.read(first.oid)
 
 
+def test_what_is_absent(bare: Path, git: Git, tmp_path: Path) -> None:
+    packed, nowhere = make_entry("blob", [b"packed"]), make_entry("blob", [b"nowhere"])
+    write(bare / "objects/pack", [packed])
+    loose = bytes.fromhex(git(bare, "hash-object", "-w", "--stdin", input=b"loose").strip())
+    lender = tmp_path / "lender.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(lender)], check=True)
+    lent = bytes.fromhex(git(lender, "hash-object", "-w", "--stdin", input=b"lent").strip())
+    objects = Objects(bare)
+    asked = [nowhere.oid, packed.oid, lent, loose, nowhere.oid]
+    assert objects.absent(asked) == [nowhere.oid, lent]
+    (bare / "objects/info/alternates").write_text(f"{lender}/objects\n")
+    assert Objects(bare).absent(asked) == [nowhere.oid]
+    write(bare / "objects/pack", [nowhere])
+    assert Objects(bare).absent(asked) == objects.absent([nowhere.oid]) == []
+
+
 def test_the_wrong_kind(bare: Path) -> None:
     entry = make_entry("blob", [b"x"])
     write(bare / "objects/pack", [entry])
