@@ -78,4 +78,9 @@ def main(repository, name, output):
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) != 4:
+        sys.exit("usage: read_without_git_gru.py REPOSITORY REV:PATH OUTPUT")
+    try:
+        main(*sys.argv[1:])
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)  # git has said what is wrong

@@ -57,6 +57,8 @@ def command(scope: str) -> None:
     for text in hook_lines(done):
         line(text)
     if repo is None:
-        line("not in a repository: run git gru install in each repository for its hooks as well")
+        line(
+            "not in a repository: its hooks come into each with the first model that is added or checked out there"
+        )
     if not NATIVE:
         line("the C extension was not built: everything works, its inner loops take two to six times as long")

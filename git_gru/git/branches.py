@@ -157,7 +157,10 @@ def merged_models(repo: Repository, base: str, sides: Sequence[str], rules: Rule
         made = decisions(old, present, rules.labels)
         counts = Counts.of(made.values(), len(sides), rules.strategy)
         whole = None
-        if any(version.is_raw for version in (*present, *([old] if old else []))):
+        added = old is None and len({side.digest for side in present if side != ABSENT}) > 1
+        if added:
+            whole, counts = "whole file, added on several sides", Counts(conflicts=1)
+        elif any(version.is_raw for version in (*present, *([old] if old else []))):
             changed = [index for index, side in enumerate(present) if side != (old or ABSENT)]
             one = len(changed) == 1
             whole = (

@@ -147,6 +147,11 @@ def merge_models(store: Store, base: Manifest | None, sides: Sequence[Manifest],
     if len(changed) == 1:
         # Its exact bytes: the header's spelling and padding too.
         return ModelMerge(manifest=sides[changed[0]], counts=counts)
+    if base is None:
+        names = " and ".join(rules.labels[index] for index in changed)
+        # Two networks that were never one: the mean of their weights means nothing
+        conflict = ModelConflict(None, f"{names} added different models, with no version in common")
+        return ModelMerge(manifest=sides[0], counts=Counts(conflicts=1), conflicts=(conflict,))
     if any(version.is_raw for version in (*sides, *([base] if base else []))):
         names = " and ".join(rules.labels[index] for index in changed)
         conflict = ModelConflict(None, f"{names} differ, and not all versions are safetensors files")

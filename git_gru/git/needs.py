@@ -36,6 +36,13 @@ def find_needs(repo: Repository, stamps: Stamps) -> Needs:
     )
 
 
+def models_named_by(repo: Repository, stamps: Stamps, namespace: str) -> tuple[frozenset[str], int]:
+    """The digests of the models that references below `namespace` (as `refs/heads/`) reach, and how many objects are not here."""
+    search = _Search(repo, stamps)
+    search.look(_reachable(repo, (), f"--glob={namespace}*"))
+    return frozenset(search.digests), search.absent
+
+
 def own_chunks(repo: Repository, stamps: Stamps) -> Callable[[str], Collection[str] | None]:
     """A function that gives the chunks which a model's manifest names, by its digest; None where Git does not have it here."""
     search = _Search(repo, stamps)
@@ -111,11 +118,14 @@ class _Search:
             self.digests.update(digest.decode() for digest in _DIGEST.findall(content))
 
 
-def _reachable(repo: Repository, roots: Collection[str]) -> Iterator[str]:
-    """The ids of all blobs (and some other objects) that references, reflogs and `roots` reach; `?` before those not here."""
+def _reachable(repo: Repository, roots: Collection[str], *chosen: str) -> Iterator[str]:
+    """The ids of all blobs (and some other objects) that references, reflogs and `roots` reach; `?` before those not here.
+
+    `chosen` (options of rev-list) takes the place of all references and reflogs.
+    """
     listed = lines(
         "rev-list", "--objects", "--no-object-names", "--missing=print", "--filter=object:type=blob",
-        *_NOT_OURS, "--all", "--reflog", "--stdin",
+        *(chosen or (*_NOT_OURS, "--all", "--reflog")), "--stdin",
         cwd=repo.common_dir,
         input="".join(f"{root}\n" for root in sorted(roots)).encode(),
         env={**LOCAL_VARIABLES, "GIT_DIR": str(repo.common_dir), "GIT_NO_REPLACE_OBJECTS": "1"},

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from git_gru.errors import InputError
+from git_gru.errors import InputError, MachineError
 from git_gru.git.fetching import part_of
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelName, find_model
@@ -92,7 +92,13 @@ def open_model(name: str, *, repository: str | Path | None = None, framework: st
 def _as_torch(array: "np.ndarray[Any, Any]") -> Any:
     import importlib
 
-    torch = importlib.import_module("torch")  # asked for by the caller; nothing else here needs it
+    try:
+        torch = importlib.import_module("torch")  # asked for by the caller; nothing else here needs it
+    except ImportError:
+        raise MachineError(
+            "PyTorch is not installed here",
+            hint="Install it: pip install 'git-gru[train]'; or use framework=\"numpy\"",
+        ) from None
     if array.dtype.kind == "V":  # one of ml_dtypes', by a name that torch knows too
         bits = array.view({1: "uint8", 2: "int16"}[array.dtype.itemsize])
         return torch.from_numpy(bits).view(getattr(torch, array.dtype.name))

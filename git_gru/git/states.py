@@ -84,7 +84,7 @@ def _state(file: Path, path: str, staged: Manifest | None, letters: str) -> Mode
             states.append(State.DELETED)
         elif letters[1] != ".":
             states.append(State.MODIFIED)
-        if staged is None and letters[0] != "D":
+        if staged is None and letters[0] != "D" and not _is_empty(file):
             states.append(State.PLAIN)
     if here is not None:
         states.append(State.MANIFEST_ONLY)
@@ -98,6 +98,11 @@ def _state(file: Path, path: str, staged: Manifest | None, letters: str) -> Mode
         return ModelState(path=path, states=tuple(states), size=manifest.size, tensors=count)
     size = file.stat().st_size if file.is_file() else None
     return ModelState(path=path, states=tuple(states), size=size, tensors=_tensor_count(file))
+
+
+def _is_empty(file: Path) -> bool:
+    """Whether it is an empty file, which Git keeps as it is."""
+    return file.is_file() and file.stat().st_size == 0
 
 
 def _manifest_in(file: Path) -> Manifest | None:

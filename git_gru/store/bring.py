@@ -28,8 +28,8 @@ Progress = Callable[[int, int], None]
 
 _HEAD_BYTES = 1024  # of a stored chunk: as good as always its whole header
 _NOWHERE = (
-    "Ask whoever committed it to run `git gru push`, or name the repository that has it: a remote (git remote add), or its "
-    "address in .gruconfig (git gru trust)"
+    "Where you still have the file, add it again (touch PATH; git add PATH). Else ask whoever committed it to run "
+    "`git gru push`, or name the repository that has it: a remote (git remote add), or its address in .gruconfig (git gru trust)"
 )
 
 
@@ -65,6 +65,9 @@ class _Bring:
         self.tried: list[str] = []
         self.failed: list[RemoteError | StoreError] = []
         self.models = self.blobs = self.bytes = 0
+        self.objects = store.objects
+        self.before = {pack.path for pack in store.objects.packs()} | {None}
+        self.counted: set[bytes] = set()
 
     def run(self, remotes: Iterable[Remote]) -> Brought:
         for remote in remotes if self.wanted else ():
@@ -83,7 +86,7 @@ class _Bring:
 
     def _from(self, remote: Remote) -> None:
         """Brings what this remote has of the models wanted."""
-        objects = self.store.objects
+        objects = self.objects
         state = StoreTree(objects, remote.look())
         there = {digest: tree for digest in self.wanted if (tree := state.model(digest)) is not None}
         self.tried.append(remote.name)
@@ -107,7 +110,7 @@ class _Bring:
             for batch in _batches(lengths):
                 if not first:
                     remote.blobs(batch)
-                self._count(batch, sum(lengths[oid] for oid in batch))
+                self._tell(sum(lengths[oid] for oid in batch))
             self._link(there, blobs)
 
     @contextlib.contextmanager
@@ -138,14 +141,21 @@ class _Bring:
                 _require_whole(self.store.objects, blobs[digest], self.wanted[digest])
                 whole[digest] = trees[digest]
         if whole:
+            self._count(oid for digest in whole for oid in blobs[digest].values())
             link(self.store, whole, ())
         for digest in whole:
             self.store.stamps.stamp(digest, self.wanted.pop(digest).encode())
         self.models += len(whole)
 
-    def _count(self, oids: Sequence[bytes], raw: int) -> None:
-        self.blobs += len(oids)
-        self.bytes += sum(self.store.objects.head(oid, 1)[0] for oid in oids)
+    def _count(self, oids: Iterable[bytes]) -> None:
+        """Counts the blobs that came meanwhile: a server without filters sends them with the trees."""
+        new = dict.fromkeys(oid for oid in oids if oid not in self.counted)
+        came = [oid for oid in new if self.objects.pack_of(oid) not in self.before]
+        self.counted.update(came)
+        self.blobs += len(came)
+        self.bytes += sum(self.objects.head(oid, 1)[0] for oid in came)
+
+    def _tell(self, raw: int) -> None:
         self.done = min(self.done + raw, self.all)
         if self.progress is not None:
             self.progress(self.done, self.all)
@@ -219,6 +229,19 @@ def _nowhere(store: Store, digests: Sequence[str], tried: Sequence[str]) -> Mode
         f"(tried: {', '.join(tried) or 'there is no remote'})",
         hint=_NOWHERE,
     )
+
+
+def held_by(store: Store, remote: Remote, manifests: Iterable[Manifest]) -> frozenset[str]:
+    """The digests of those of `manifests` which the remote has now, with all of their chunks. Raises `RemoteError`."""
+    with store.locked(alone=False):
+        state = StoreTree(store.objects, remote.look())
+        trees = {m: tree for m in manifests if (tree := state.model(m.digest)) is not None}
+        fetch_trees(store.objects, remote, trees.values())
+        return frozenset(
+            m.digest
+            for m, tree in trees.items()
+            if set(m.chunks()) <= model_blobs(store.objects, tree).keys()
+        )
 
 
 def fetch_trees(objects: Objects, remote: Remote, trees: Iterable[bytes]) -> None:

@@ -90,6 +90,8 @@ class Pack:
     def entries(self) -> list[tuple[bytes, int, int]]:
         """(id, offset, bytes in the pack) of all objects, by offset."""
         found = sorted((self._offset(at), oid) for at, oid in enumerate(self.oids()))
+        if not found:  # git keeps such a pack when a fetch brings nothing new
+            return []
         ends = [*(offset for offset, _ in found[1:]), self.size - _OID]
         return [(oid, offset, end - offset) for (offset, oid), end in zip(found, ends, strict=True)]
 
@@ -298,6 +300,11 @@ class Objects:
         """The object as an entry for another pack, copied as it stands, where that can be done; else None."""
         return self._use(oid, lambda pack, _: pack.entry(oid))
 
+    def pack_of(self, oid: bytes) -> Path | None:
+        """The path of the pack that has the object, or None."""
+        found = self._find(oid)
+        return found[0].path if found else None
+
     def packs(self) -> list[Pack]:
         """The packs that are there now."""
         self._scan()
@@ -356,7 +363,9 @@ class Objects:
             try:
                 kind, content = self._libgit2.read(pygit2.Oid(raw=oid))
             except KeyError:
-                raise ObjectMissingError(f"object {oid.hex()} is not in the store {self.folder}") from None
+                raise ObjectMissingError(
+                    f"object {oid.hex()} is not in the store {self.folder}", hint=REPAIR
+                ) from None
             except pygit2.GitError as error:
                 raise ObjectDamagedError(
                     f"object {oid.hex()} of the store cannot be read: {error}", hint=REPAIR
@@ -365,8 +374,8 @@ class Objects:
 
 
 REPAIR = (
-    "where you still have an intact copy of the file, add it again (touch PATH; git add PATH): its chunks are then written "
-    "anew; or restore a backup of .git/gru"
+    "git gru repair puts the store together from what is intact, with the help of a remote if there is one; where you still "
+    "have an intact copy of the file, add it again (touch PATH; git add PATH): its chunks are then written anew"
 )
 _NAMES = {number: kind for kind, number in KINDS.items()}
 

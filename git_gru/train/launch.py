@@ -167,7 +167,7 @@ def _failure_sentence(record: RunRecord, failure: Failure) -> str:
 
 
 def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
-    kept = f"{len(record.checkpoints)} checkpoints stay on {record.branch}. " if record.checkpoints else ""
+    kept = f"{_checkpoints(len(record.checkpoints))} on {record.branch}. " if record.checkpoints else ""
     log = f"The log is {failure.log}. " if failure.log else ""
     return f"{kept}{log}See: git gru runs show {record.id}"
 
@@ -275,3 +275,7 @@ def _interrupts() -> Iterator[Interrupts]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _checkpoints(count: int) -> str:
+    return "1 checkpoint stays" if count == 1 else f"{count} checkpoints stay"

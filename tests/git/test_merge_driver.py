@@ -162,11 +162,24 @@ def test_revert_of_an_older_change_keeps_the_later_one(repo) -> None:
     assert (result["w"].tolist(), int(result["n"])) == ([0.5, 2], 8)
 
 
-def test_add_add_without_a_base_is_averaged(repo, forked) -> None:
+@pytest.mark.parametrize("command", ["git", "git-gru"])
+def test_add_add_of_models_with_nothing_in_common_is_a_conflict(repo, forked, command) -> None:
     forked(None, {"w": f32(1), "e": f32(7)}, {"w": f32(5), "e": f32(7)})
-    done = repo.run("git", "merge", "--no-edit", "side")
-    assert done.returncode == 0, done.stderr
-    assert listed(load(repo.read(PATH))) == {"w": [3], "e": [7]}
+    done = repo.run("git", "merge", "--no-edit", "side") if command == "git" else repo.gru("merge", "side")
+    assert done.returncode == 1
+    assert "added different models, with no version in common" in (done.stderr + done.stdout).decode()
+    assert listed(load(repo.read(PATH))) == {"w": [1], "e": [7]}
+    assert repo.status() == "AA m.safetensors\n"
+    repo.git("checkout", "--theirs", "--", PATH)
+    assert listed(load(repo.read(PATH))) == {"w": [5], "e": [7]}
+    repo.git("add", PATH)
+    repo.git("commit", "-q", "--no-edit")
+    assert repo.status() == ""
+
+
+def test_add_add_of_the_same_model_is_no_conflict(repo, forked) -> None:
+    forked(None, {"w": f32(1)}, {"w": f32(1)})
+    assert repo.run("git", "merge", "--no-edit", "side").returncode == 0
 
 
 def test_a_conflict_is_told_by_tensor_and_leaves_a_model_to_work_on(repo, forked) -> None:

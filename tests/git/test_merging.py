@@ -108,9 +108,18 @@ def test_a_tensor_that_only_some_sides_have_is_averaged_among_them(models: Model
     assert models.arrays(merged)["new"].tolist() == [4]
 
 
-def test_without_a_base_floats_are_averaged_and_equal_tensors_kept(models: Models) -> None:
+def test_without_a_base_models_that_differ_conflict(models: Models) -> None:
     merged = models.merge(APPLY, None, {"w": f32(1), "e": f32(1)}, {"w": f32(3), "e": f32(1)})
-    assert models.arrays(merged)["w"].tolist() == [2]
+    assert models.arrays(merged)["w"].tolist() == [1]
+    assert merged.counts == Counts(conflicts=1)
+    (conflict,) = merged.conflicts
+    assert "no version in common" in str(conflict)
+
+
+def test_a_tensor_that_both_sides_added_is_averaged(models: Models) -> None:
+    base = {"w": f32(1)}
+    merged = models.merge(APPLY, base, {"w": f32(1), "new": f32(1)}, {"w": f32(1), "new": f32(3)})
+    assert models.arrays(merged)["new"].tolist() == [2]
     assert merged.counts == Counts(unchanged=1, taken=(0, 0), averaged=1)
 
 

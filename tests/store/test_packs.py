@@ -445,3 +445,13 @@ def test_compressed_entries_are_what_git_reads(bare: Path, git: Git) -> None:
     git(bare, "update-ref", "refs/tags/v", tag.oid.hex())
     git(bare, "fsck", "--strict", "--full")
     assert git(bare, "cat-file", "blob", text.oid.hex()) == "word " * 1000
+
+
+def test_a_pack_without_objects(bare: Path) -> None:
+    """Git keeps one where a fetch brings nothing new."""
+    command = ["git", "--git-dir", str(bare), "pack-objects", "-q", str(bare / "objects/pack/pack")]
+    subprocess.run(command, input=b"", capture_output=True, check=True)
+    (pack,) = Objects(bare).packs()
+    assert pack.entries() == []
+    assert pack.oids() == []
+    assert pack.find(bytes(20)) is None

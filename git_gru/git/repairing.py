@@ -1,0 +1,93 @@
+"""Repair: `git gru repair` puts a damaged store together from what is intact, and fetches the rest from remotes.
+
+1. Where the store's commit or trees are lost, they are made anew from the chunks that are there (`store/salvage.py`).
+2. Every chunk of the models here is decoded and compared with its id.
+3. Chunks that are damaged or missing are fetched from the first remote that has them (`store/repair.py`).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from git_gru.errors import StoreError
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import ModelReader, index_models
+from git_gru.git.sources import sources
+from git_gru.store.manifest import Manifest
+from git_gru.store.pipeline import ordered_map
+from git_gru.store.repair import Repaired, repair
+from git_gru.store.salvage import Salvaged, is_readable, salvage
+from git_gru.store.store import Store
+
+Progress = Callable[[int, int], None]
+"""Told (done, all) in bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mended:
+    """What a repair did. `salvaged` is None where the store's trees were whole; `left` are chunks that nobody gives, and why."""
+
+    models: int
+    salvaged: Salvaged | None
+    chunks: int
+    left: Mapping[str, str] = field(default_factory=dict)
+
+
+def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progress | None = None) -> Mended:
+    """Repairs the repository's store; see the module. `read_packs` has the packs read even if the trees are whole.
+
+    What cannot be repaired is told in the answer, not raised.
+
+    Raises `RewriteRunningError` while a repack or collection is under way.
+    """
+    store = repo.store()
+    store.supply = None  # nothing is fetched on the way but what is damaged
+    try:
+        manifests = {manifest.digest: manifest for manifest in _manifests(repo)}
+        whole = not read_packs and is_readable(store)
+        salvaged = None if whole else salvage(store, manifests.values(), progress)
+        here = [manifest for name, manifest in manifests.items() if store.has_model(name)]
+        broken = _broken(store, here, progress)
+        done = repair(store, lambda scratch: sources(repo, scratch), broken) if broken else Repaired(0, {})
+        return Mended(models=len(here), salvaged=salvaged, chunks=done.chunks, left=done.left)
+    finally:
+        store.close()
+
+
+def _manifests(repo: Repository) -> Iterator[Manifest]:
+    """The models that references, reflogs and the index name."""
+    reader = ModelReader(repo, skip_unreadable=True)
+    listed = repo.git(
+        "rev-list", "--objects", "--no-object-names", "--missing=print", "--filter=object:type=blob", "--all", "--reflog"
+    )  # fmt: skip
+    for name in listed.decode().split():
+        manifest = None if name.startswith("?") else reader.manifest(name, name)  # a partial clone lacks some
+        if manifest is not None:
+            yield manifest
+    yield from index_models(repo).values()
+
+
+def _broken(store: Store, manifests: list[Manifest], progress: Progress | None) -> dict[Manifest, list[str]]:
+    """The chunks of each model that cannot be read or are not what their ids say."""
+    of_chunk: dict[str, list[Manifest]] = {}
+    for manifest in manifests:
+        for id in dict.fromkeys(manifest.chunks()):
+            of_chunk.setdefault(id, []).append(manifest)
+    broken: dict[Manifest, list[str]] = {}
+    every, done = sum(manifest.size for manifest in manifests), 0
+
+    def read(item: tuple[str, Manifest]) -> tuple[str, int]:
+        id, manifest = item
+        try:
+            return id, len(store.chunk_of(manifest, store.blobs(manifest), id))
+        except StoreError:
+            return id, -1
+
+    todo = ((id, owners[0]) for id, owners in of_chunk.items())
+    for id, length in ordered_map(store.pool, read, todo, ahead=store.cores + 1):
+        done += max(length, 0)
+        if progress is not None:
+            progress(min(done, every), every)
+        if length < 0:
+            for owner in of_chunk[id]:
+                broken.setdefault(owner, []).append(id)
+    return broken

@@ -1,0 +1,151 @@
+"""A damaged store comes back: from what is intact, and from a remote."""
+
+import json
+import subprocess
+
+import pytest
+
+MODEL = "model.safetensors"
+
+
+@pytest.fixture
+def three(repo, make_arrays):
+    """Three versions, repacked: the older ones are deltas."""
+    base, files = make_arrays(0), []
+    for seed in range(3):
+        files.append(repo.write(MODEL, {name: array * (1 + 1e-4 * seed) for name, array in base.items()}))
+        repo.commit(f"version {seed}")
+    return repo, files
+
+
+def packs(repo):
+    return sorted(
+        (repo.path / ".git/gru/store.git/objects/pack").glob("*.pack"), key=lambda p: p.stat().st_mtime_ns
+    )
+
+
+def objects_of(repo, kind: str) -> list[str]:
+    listed = repo.git(
+        "--git-dir", str(repo.path / ".git/gru/store.git"), "cat-file", "--batch-all-objects", "--batch-check"
+    )
+    return [line.split()[0] for line in listed.splitlines() if line.split()[1] == kind]
+
+
+def chunks_of(repo) -> list[str]:
+    """The blobs of chunks: all but the one that names the store's format."""
+    folder = str(repo.path / ".git/gru/store.git")
+    return [
+        name
+        for name in objects_of(repo, "blob")
+        if repo.git("--git-dir", folder, "cat-file", "-s", name).strip() != "16"
+    ]
+
+
+def overwrite(repo, name: str) -> None:
+    """Damages an object in whichever pack has it, near its end."""
+    from git_gru.store.objects import Objects
+
+    for pack in Objects(repo.path / ".git/gru/store.git").packs():
+        offset = pack.find(bytes.fromhex(name))
+        if offset is not None:
+            end = next(o + size for oid, o, size in pack.entries() if o == offset)
+            pack.path.chmod(0o644)
+            with pack.path.open("r+b") as file:
+                file.seek(end - 12)
+                file.write(b"\xde\xad\xbe\xef")
+
+
+def checkouts(repo, files) -> None:
+    for at, content in enumerate(reversed(files)):
+        repo.git("checkout", "-q", "--force", f"main~{at}")
+        assert repo.read(MODEL) == content
+
+
+def test_lost_trees_are_made_anew_from_the_chunks(three):
+    repo, files = three
+    assert repo.gru("repack").returncode == 0
+    for kind in ("commit", "tree"):
+        for name in objects_of(repo, kind):
+            overwrite(repo, name)
+    (repo.path / MODEL).unlink()
+    done = repo.run("git", "checkout", "--", MODEL)
+    assert done.returncode != 0
+    assert b"git gru repair" in done.stderr
+    told = json.loads(repo.gru("repair", "--json").stdout)
+    assert told["salvaged"] == {"whole": 3, "lost": []}
+    checkouts(repo, files)
+    repo.git("switch", "-q", "main")
+    repo.write("new.safetensors", files[0][:-4] + b"\0\0\0\0")
+    repo.commit("and on")
+    assert repo.gru("repack").returncode == 0
+    checkouts(repo, [*files, files[-1]])
+
+
+def test_a_deleted_pack_costs_what_it_held_alone(three):
+    repo, files = three
+    oldest = packs(repo)[0]
+    oldest.with_suffix(".idx").unlink()
+    oldest.unlink()
+    done = repo.gru("repair", "--json")
+    told = json.loads(done.stdout)
+    assert len(told["salvaged"]["lost"]) >= 1
+    repo.write(MODEL, files[0])
+    repo.git("add", MODEL)  # the header's chunk, which all versions share, is back with it
+    told = json.loads(repo.gru("repair", "--salvage", "--json").stdout)
+    assert told["salvaged"] == {"whole": 3, "lost": []}
+    repo.git("reset", "-q", "--hard")
+    checkouts(repo, files)
+
+
+def test_all_packs_deleted(three):
+    repo, files = three
+    for pack in packs(repo):
+        pack.with_suffix(".idx").unlink()
+        pack.unlink()
+    assert len(json.loads(repo.gru("repair", "--json").stdout)["salvaged"]["lost"]) == 3
+    for content in files:
+        repo.write(MODEL, content)
+        repo.git("add", MODEL)
+    checkouts(repo, files)
+
+
+def test_a_damaged_reference(three):
+    repo, files = three
+    (repo.path / ".git/gru/store.git/refs/gru/store").write_text("nonsense")
+    assert repo.gru("repair").returncode == 0
+    checkouts(repo, files)
+
+
+def test_damaged_chunks_come_from_a_remote(three, tmp_path):
+    repo, files = three
+    hub = tmp_path / "hub.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(hub)], check=True)
+    repo.git("remote", "add", "origin", str(hub))
+    repo.git("push", "-q", "origin", "main")
+    assert b"are whole" in repo.gru("repair").stdout
+    for name in chunks_of(repo):
+        overwrite(repo, name)
+    done = repo.gru("repair", "--json")
+    told = json.loads(done.stdout)
+    assert (told["left"], done.returncode) == ({}, 0)
+    assert told["chunks"] > 3
+    checkouts(repo, files)
+
+
+def test_what_nobody_has_is_told(three):
+    repo, _ = three
+    for name in chunks_of(repo):
+        overwrite(repo, name)
+    done = repo.gru("repair")
+    assert done.returncode == 5
+    assert b"there is no remote" in done.stdout
+
+
+def test_a_whole_store(three):
+    repo, _ = three
+    assert json.loads(repo.gru("repair", "--json").stdout) == {
+        "models": 3,
+        "salvaged": None,
+        "chunks": 0,
+        "left": {},
+    }
