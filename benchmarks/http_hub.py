@@ -17,6 +17,19 @@ PIECE = 1 << 20
 """Most bytes that are held of one body."""
 
 
+def new_hub(folder: Path, *, filters: bool = True) -> Path:
+    """A new bare repository that may be pushed to over HTTP; `filters` says whether it serves partial fetches."""
+    settings = {
+        "uploadpack.allowFilter": str(filters).lower(),
+        "uploadpack.allowAnySHA1InWant": str(filters).lower(),
+        "http.receivepack": "true",
+    }
+    subprocess.run(["git", "init", "--quiet", "--bare", "--initial-branch=main", str(folder)], check=True)
+    for key, value in settings.items():
+        subprocess.run(["git", "-C", str(folder), "config", key, value], check=True)
+    return folder
+
+
 @functools.cache
 def _backend() -> str:
     found = subprocess.run(["git", "--exec-path"], capture_output=True, text=True, check=True)

@@ -4,10 +4,12 @@ All of them are driven through Git's own commands in one process environment, wi
 """
 
 import os
+import resource
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,20 +44,20 @@ class Repository:
     def commit(self, source: Path, name: str) -> float:
         """Copies `source` in, then times `git add` and `git commit`."""
         shutil.copyfile(source, self.folder / MODEL)
-        return self._timed(
+        return self.timed(
             name, lambda: (self.git("add", MODEL), self.git("commit", "--quiet", "-m", source.stem))
         )
 
     def checkout(self, revision: str, name: str) -> float:
         """Times `git checkout` of a version, from a worktree in which the model is absent."""
         (self.folder / MODEL).unlink(missing_ok=True)
-        return self._timed(name, lambda: self.git("checkout", "--quiet", "--force", revision))
+        return self.timed(name, lambda: self.git("checkout", "--quiet", "--force", revision))
 
     def commit_text(self, name: str) -> float:
         """Times a commit that touches no model."""
         (self.folder / "notes.txt").write_text(f"{time.time()}\n")
         self.git("add", "notes.txt")
-        return self._timed(name, lambda: self.git("commit", "--quiet", "-m", "notes"))
+        return self.timed(name, lambda: self.git("commit", "--quiet", "-m", "notes"))
 
     def kept(self) -> int:
         """Bytes under .git that hold models: objects, and the stores of git-gru and git-lfs."""
@@ -90,15 +92,20 @@ class Repository:
             raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
 
-    def _timed(self, name: str, work: object) -> float:
-        before, start = os.times(), time.perf_counter()
-        work()  # type: ignore[operator]
-        took, after = time.perf_counter() - start, os.times()
+    def timed(self, name: str, work: Callable[[], object]) -> float:
+        """Notes the seconds that `work` takes, and the CPU seconds of the processes that it starts."""
+        before, start = _children(), time.perf_counter()
+        work()
+        took = time.perf_counter() - start
         self.times.setdefault(name, []).append(took)
-        self.cpu.setdefault(name, []).append(
-            after.children_user + after.children_system - before.children_user - before.children_system
-        )
+        self.cpu.setdefault(name, []).append(_children() - before)
         return took
+
+
+def _children() -> float:
+    """CPU seconds of the child processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def available(tool: str) -> bool:

@@ -5,9 +5,6 @@ same version, so that a slow moment of the machine meets all of them. Read the r
 """
 
 import argparse
-import datetime
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -17,24 +14,10 @@ from pathlib import Path
 
 from benchmarks import choices, codecs, history, memory
 from benchmarks.peers import Repository, available
+from benchmarks.tables import heading, table
 from git_gru.store.columns import DEPTH
 
 TOOLS = ("git-gru", "git-lfs", "git")
-
-
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Prints a Markdown table."""
-    print(f"\n### {title}\n")
-    print("| " + " | ".join(columns) + " |")
-    print("| " + " | ".join(["---"] * len(columns)) + " |")
-    for row in rows:
-        cells = [f"{cell:.3f}" if isinstance(cell, float) and cell < 10 else _text(cell) for cell in row]
-        print("| " + " | ".join(cells) + " |")
-    sys.stdout.flush()
-
-
-def _text(cell: object) -> str:
-    return f"{cell:.0f}" if isinstance(cell, float) else str(cell)
 
 
 def sizes(work: Path, models: Path) -> None:
@@ -194,9 +177,7 @@ def main() -> None:
     history.make(models)
     tools = [tool for tool in TOOLS if available(tool)]
     only = set(options.only.split(",")) if options.only else None
-    cores = len(os.sched_getaffinity(0))
-    print(f"{datetime.date.today()}, {platform.machine()}, {cores} cores, Python {platform.python_version()}")
-    print(subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip())
+    heading()
     fast = history.series(models, 20)
     large = [models / f"large-{at}.safetensors" for at in range(history.LARGE_VERSIONS)]
     parts = {

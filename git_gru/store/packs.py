@@ -1,8 +1,8 @@
 """Writing packs: Git's own object files, many objects in one, made without `git`.
 
-A store's entries are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as
-small as any and costs next to nothing. What goes into the user's repository (`deflated_entry`, `PackWriter.stream`) is
-compressed where that helps. A pack becomes visible only when its index is renamed into place, after both were flushed to
+A store's blobs are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as small
+as any and costs next to nothing. Trees and commits, made of hexadecimal digits, are compressed, and so is what goes into the user's
+repository (`deflated_entry`, `PackWriter.stream`) where that helps. A pack becomes visible only when its index is renamed into place, after both were flushed to
 disk: a killed writer leaves a temporary file and nothing else.
 
 Formats: gitformat-pack(5) (pack v2, idx v2), RFC 1950 and 1951 (stored blocks). `git fsck --strict` and `git verify-pack` are
@@ -43,7 +43,9 @@ class Entry(NamedTuple):
 
 
 def make_entry(kind: Kind, parts: Sequence[Buffer]) -> Entry:
-    """The object whose content is the concatenation of `parts`, as a pack entry. The parts are copied just once."""
+    """The object whose content is the concatenation of `parts`, as a pack entry; of a blob they are copied just once."""
+    if kind != "blob":
+        return deflated_entry(kind, b"".join(parts))
     size = sum(map(len, parts))
     sha = object_hash(kind, size)
     adler = 1

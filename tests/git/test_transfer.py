@@ -12,20 +12,12 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from benchmarks.http_hub import serving
+from benchmarks.http_hub import new_hub, serving
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.run import LOCAL_VARIABLES
 from git_gru.store.trees import StoreTree
 
 MODEL = "model.safetensors"
-
-
-def bare(path: Path, *, filters: bool = True) -> Path:
-    subprocess.run(["git", "init", "-q", "--bare", str(path)], check=True)
-    for name in ("uploadpack.allowFilter", "uploadpack.allowAnySHA1InWant"):
-        subprocess.run(["git", "-C", str(path), "config", name, str(filters).lower()], check=True)
-    subprocess.run(["git", "-C", str(path), "config", "http.receivepack", "true"], check=True)
-    return path
 
 
 @pytest.fixture
@@ -38,7 +30,7 @@ def everywhere(isolated: Path, repo) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
-    return bare(tmp_path / "hub.git")
+    return new_hub(tmp_path / "hub.git")
 
 
 @pytest.fixture
@@ -180,7 +172,7 @@ def test_deletions_tags_and_a_hook_that_stood_there_before(pushed, hub, make_arr
 def test_a_push_to_a_second_empty_remote_takes_all(pushed, hub, tmp_path, at):
     pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"))
     clone = at(tmp_path / "clone")
-    second = bare(tmp_path / "second.git")
+    second = new_hub(tmp_path / "second.git")
     clone.git("remote", "add", "second", str(second))
     clone.run(sys.executable, "-m", "git_gru", "install")
     clone.git("push", "-q", "second", "main")  # two of three versions are not here: they are fetched first
@@ -197,7 +189,7 @@ def test_models_that_are_nowhere_stop_the_push_with_their_names(pushed, hub, tmp
     pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"))
     clone = at(tmp_path / "clone")
     clone.run(sys.executable, "-m", "git_gru", "install")
-    second = bare(tmp_path / "second.git")
+    second = new_hub(tmp_path / "second.git")
     clone.git("remote", "add", "second", str(second))
     subprocess.run(["git", "-C", str(hub), "update-ref", "-d", "refs/gru/store"], check=True)
     done = clone.run("git", "push", "second", "main")
@@ -230,7 +222,7 @@ def test_partial_and_shallow_clones(pushed, hub, tmp_path, at, options):
 
 
 def test_a_server_without_filters(repo, over_http, everywhere, tmp_path, at, make_arrays):
-    bare(tmp_path / "plain.git", filters=False)
+    new_hub(tmp_path / "plain.git", filters=False)
     hub = f"{over_http}/plain.git"
     for seed in range(3):
         repo.write(MODEL, make_arrays(seed))
@@ -366,7 +358,7 @@ def test_fetch_prefetch_and_push(pushed, hub, tmp_path, at, make_arrays):
     clone.git("switch", "-q", "side")
     assert clone.read(MODEL) == pushed.read(MODEL)
 
-    other = bare(tmp_path / "other.git")
+    other = new_hub(tmp_path / "other.git")
     pushed.git("push", "-q", "--no-verify", str(other), "side")
     done = json.loads(pushed.gru("push", str(other), "side", "--json").stdout or "{}")
     assert done == {}  # an address is no remote's name
