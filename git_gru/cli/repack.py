@@ -37,11 +37,13 @@ def command(depth: int, window: int, as_json: bool) -> None:
     --json: {"models", "chunks", "rewritten", "bytes_before", "bytes_after", "packs_before", "packs_after"}
     """
     repo = Repository.find()
-    history = model_history(repo)
+    store = repo.store()
+    history = model_history(repo, store.stamps)
     report = repack(
-        repo.store(),
-        list(history.lineages.values()),
+        store,
+        history.lineages.values(),
         history.keep_plain,
+        ranks=history.ranks,
         depth=depth,
         window=window,
         progress=_progress if sys.stderr.isatty() else None,

@@ -61,6 +61,28 @@ class Lookup(Database):
         ids = [(bytes.fromhex(link),) for link in chain]
         self.use(lambda db: db.executemany("DELETE FROM chunks WHERE id = ?", ids))
 
+    def note_plain(self, sizes: Mapping[str, int], settled: Iterable[str]) -> None:
+        """Notes what plain encodings of chunks take that are kept as deltas, and which are `settled`: deltas are no smaller."""
+        known = [(bytes.fromhex(id), size) for id, size in sizes.items()]
+        ids = [(bytes.fromhex(id),) for id in settled]
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO plain_sizes VALUES (?, ?)", known)
+            db.executemany("INSERT OR REPLACE INTO settled VALUES (?)", ids)
+
+        self.use(write)
+
+    def plain_sizes(self) -> dict[str, int]:
+        """What plain encodings take of chunks that are kept as deltas, as far as it is known."""
+        return {
+            id.hex(): size
+            for id, size in self.use(lambda db: db.execute("SELECT * FROM plain_sizes").fetchall())
+        }
+
+    def settled(self) -> set[str]:
+        """The chunks whose plain encodings no delta that was tried could beat."""
+        return {id.hex() for (id,) in self.use(lambda db: db.execute("SELECT id FROM settled").fetchall())}
+
     def sync(self, tree: StoreTree, objects: Objects) -> None:
         """Brings the cache up to the state `tree`: reads the model trees that are new or changed, forgets those gone.
 

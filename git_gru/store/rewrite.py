@@ -19,7 +19,7 @@ import fcntl
 import re
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Set
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,13 +84,11 @@ class _Planned(NamedTuple):
 class Rewrite:
     """One rewrite under way; leaves the models `drop` out. For the holder of `one_at_a_time`.
 
-    `rows`, `bases` and `blob_of` are the chunks of the store by their ids: as they are, and what is to become of them. `own` are
-    models' own chunks, those that their manifests name, as far as they are known.
+    `rows`, `bases` and `blob_of` are the chunks of the store by their ids: as they are, and what is to become of them. Into `own`
+    the caller puts models' own chunks, those that their manifests name; where it does not, all of a model's tree counts as such.
     """
 
-    def __init__(
-        self, store: Store, *, drop: Set[str] = frozenset(), own: Mapping[str, Collection[str]] | None = None
-    ) -> None:
+    def __init__(self, store: Store, *, drop: Set[str] = frozenset()) -> None:
         self.store = store
         self.rewritten = 0
         with store.locked(alone=True):
@@ -102,7 +100,7 @@ class Rewrite:
         self.drop = drop & self.models.keys()
         self.bases = {id: row.base for id, row in self.rows.items()}
         self.blob_of = {id: row.oid for id, row in self.rows.items()}
-        self.own = dict(own or {})
+        self.own: dict[str, Collection[str]] = {}
         self._folder = store.repository / "objects/pack"
         self._writer: PackWriter | None = None
         self._promised: PackWriter | None = None
@@ -227,17 +225,18 @@ class Rewrite:
         blob = self.store.objects.expect(self.rows[id].oid, "blob")
         return inspect(blob, where=f"chunk {id[:12]}").dtype
 
-    def _items(self, tree: bytes) -> Iterable[tuple[str, bytes, bool]]:
+    def _items(self, tree: bytes) -> list[tuple[str, bytes, bool]]:
         """The entries of a model tree; none where it is lost."""
         try:
             return list(model_items(self.store.objects, tree))
         except StoreError:
-            return ()
+            return []
 
     def _model_tree(self, digest: str, tree: bytes) -> tuple[Entry, Collection[bytes]]:
         """The model tree as it is to be, the model's own chunks and the bases that they need now; and its blobs."""
-        before = {id: oid for id, oid, _ in self._items(tree)}
-        deltas = {id for id, _, is_delta in self._items(tree) if is_delta and id not in self.bases}
+        items = self._items(tree)
+        before = {id: oid for id, oid, _ in items}
+        deltas = {id for id, _, is_delta in items if is_delta and id not in self.bases}
         own = self.own.get(digest)
         if own is None or not all(id in self.bases for id in own):
             own = (
