@@ -61,6 +61,33 @@ class Lookup(Database):
         ids = [(bytes.fromhex(link),) for link in chain]
         self.use(lambda db: db.executemany("DELETE FROM chunks WHERE id = ?", ids))
 
+    def rewritten(
+        self,
+        old: str,
+        new: str,
+        rows: Mapping[str, ChunkRow],
+        gone: Iterable[str],
+        models: Mapping[str, bytes | None],
+    ) -> None:
+        """Moves the cache from the state `old` to `new`, in which chunks have other `rows`, chunks and models (None) are gone.
+
+        A cache in any other state is left to the next `sync`.
+        """
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            if _tip(db) != old:
+                return
+            dropped = [(bytes.fromhex(digest),) for digest, tree in models.items() if tree is None]
+            staying = {bytes.fromhex(digest): tree for digest, tree in models.items() if tree is not None}
+            db.executemany("DELETE FROM chunks WHERE id = ?", [(bytes.fromhex(id),) for id in gone])
+            db.executemany("DELETE FROM models WHERE digest = ?", dropped)
+            _insert_rows(db, rows)
+            _insert_models(db, staying)
+            write_meta(db, "tip", new)
+
+        self.use(write)
+
     def note_plain(self, sizes: Mapping[str, int], settled: Iterable[str]) -> None:
         """Notes what plain encodings of chunks take that are kept as deltas, and which are `settled`: deltas are no smaller."""
         known = [(bytes.fromhex(id), size) for id, size in sizes.items()]

@@ -13,7 +13,7 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -234,9 +234,24 @@ class Objects:
         return self._read_by_libgit2(oid)
 
     def has(self, oid: bytes) -> bool:
-        """Whether the object is in the store; what stands in a pack is not looked at."""
-        if self._find(oid) is not None:
-            return True
+        """Whether the object is in the store; it is not looked at."""
+        return not self.absent([oid])
+
+    def absent(self, oids: Iterable[bytes]) -> list[bytes]:
+        """Those of the objects that are not in the store, each once. For many at a time: the folder is looked at once."""
+        wanted = list(dict.fromkeys(oids))
+        for _ in range(2):
+            packs = list(self._packs.values())
+            wanted = [oid for oid in wanted if all(pack.find(oid) is None for pack in packs)]
+            if not wanted or not self._scan():
+                break
+        if (self.folder / "objects/info/alternates").exists():
+            return [oid for oid in wanted if not self._is_elsewhere(oid)]
+        loose = self.folder / "objects"
+        return [oid for oid in wanted if not (loose / oid.hex()[:2] / oid.hex()[2:]).exists()]
+
+    def _is_elsewhere(self, oid: bytes) -> bool:
+        """Whether libgit2 finds the object, loose or in another repository whose objects this one borrows."""
         try:
             self._read_by_libgit2(oid)
         except ObjectMissingError:

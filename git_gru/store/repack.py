@@ -11,9 +11,8 @@ from typing import NamedTuple
 from git_gru.errors import InputError, StoreError
 from git_gru.store.columns import DEPTH, WINDOW, Column, Place, Rules, place_column
 from git_gru.store.manifest import Manifest
-from git_gru.store.packs import make_entry
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.rewrite import Rewrite, mostly_used, one_at_a_time
+from git_gru.store.rewrite import Rewrite, chain_lengths, mostly_used, one_at_a_time
 from git_gru.store.store import Store
 from git_gru.store.trees import model_blobs
 
@@ -137,7 +136,7 @@ class _Choice:
     def _place(self, column: Column) -> None:
         for chunk in place_column(column, self.work.rows.__getitem__, self.work.read, self.rules):
             if chunk.parts is not None:
-                self.work.encode(chunk.id, chunk.base, make_entry("blob", chunk.parts))
+                self.work.encode(chunk.id, chunk.base, chunk.parts)
             with self._counting:
                 if chunk.is_settled:
                     self.settled.append(chunk.id)
@@ -150,16 +149,7 @@ class _Choice:
 
 def _shorten(work: Rewrite, depth: int) -> None:
     """Cuts chains that grew: a chunk that no lineage names keeps its encoding while its base may get a base itself."""
-    depths: dict[str, int] = {}
-    for id in work.bases:
-        chain = []
-        wanted: str | None = id
-        while wanted is not None and wanted not in depths:
-            chain.append(wanted)
-            wanted = work.bases[wanted]
-        for link in reversed(chain):
-            base = work.bases[link]
-            depths[link] = 0 if base is None else depths[base] + 1
+    depths = chain_lengths(work.bases)
     cuts: dict[str, None] = {}
     for id, long in depths.items():
         if long > depth + DEPTH:

@@ -345,8 +345,8 @@ def test_what_plain_encodings_take_is_remembered(store: Store, add: Add, lineage
 )
 @settings(deadline=None, max_examples=15)
 def test_any_lineages(
-    new_store: Callable[[], Store], add: Add, read: Read, file_of: Callable[..., bytes], models: list[list[int]],
-    data: st.DataObject,
+    new_store: Callable[[], Store], add: Add, read: Read, file_of: Callable[..., bytes],
+    cache_is_right: Callable[[Store], None], models: list[list[int]], data: st.DataObject,
 ) -> None:  # fmt: skip
     # Few distinct, similar chunks, so that columns and lineages meet in every way.
     chunks = [np.arange(600, dtype=np.uint32) * (n % 2 + 1) + n for n in range(6)]
@@ -368,6 +368,7 @@ def test_any_lineages(
         for manifest in named.values():
             assert all(chain(kept, id) <= depth for id in manifest.chunks())
         self_contained(store)
+        cache_is_right(store)
         assert [read(Store(store.folder), manifest) for manifest in manifests] == contents
     store.close()
 
@@ -470,7 +471,12 @@ def test_a_reader_that_read_the_reference_just_before(
 
 
 def test_adds_during_a_repack_survive(
-    store: Store, add: Add, read: Read, lineage: Lineage, whole: Callable[[Store], None]
+    store: Store,
+    add: Add,
+    read: Read,
+    lineage: Lineage,
+    whole: Callable[[Store], None],
+    cache_is_right: Callable[[Store], None],
 ) -> None:
     contents, later = lineage(6, count=3000), lineage(12, seed=7, count=3000)
     manifests = filled(store, add, contents)
@@ -486,6 +492,7 @@ def test_adds_during_a_repack_survive(
 
     repack(store, [manifests[::-1]], set(), progress=between)
     assert len(added) > 10
+    cache_is_right(store)
     for reader in (store, Store(store.folder)):
         for manifest, content in [*added, *zip(manifests, contents, strict=True)]:
             assert read(reader, manifest) == content
