@@ -49,6 +49,9 @@ VERBS: dict[str, Verb] = {
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
     "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
+    "maintenance": Verb(
+        "git_gru.cli.maintenance", _STORE, "Do now what is otherwise done in the background."
+    ),
     "repack": Verb("git_gru.cli.repack", _STORE, "Make the store smaller: older versions become deltas."),
 }
 

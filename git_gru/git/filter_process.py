@@ -51,11 +51,13 @@ class Reporter(Protocol):
         """The file at `path` could not be filtered."""
 
 
-def serve(stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool = False) -> None:
+def serve(
+    stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool = False
+) -> tuple[Repository, Store] | None:
     """Speaks the protocol on `stdin` (buffered) and the descriptor `stdout` until Git closes the pipe.
 
-    `skip_smudge` leaves manifests in the worktree. Raises `ProtocolError` when the other side is not Git, and whatever
-    makes the pipe itself unusable.
+    `skip_smudge` leaves manifests in the worktree. Returns where files were cleaned into, if any were. Raises `ProtocolError`
+    when the other side is not Git, and whatever makes the pipe itself unusable.
     """
     for pipe in (stdin.fileno(), stdout):
         _widen(pipe)
@@ -64,6 +66,7 @@ def serve(stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool
     session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
     while not reader.at_end():
         session.answer()
+    return session.cleaned
 
 
 def _shake_hands(reader: PacketReader, writer: PacketWriter) -> None:
@@ -85,6 +88,7 @@ class _Session:
         self._writer = writer
         self._reporter = reporter
         self._skip_smudge = skip_smudge
+        self.cleaned: tuple[Repository, Store] | None = None
 
     @cached_property
     def _repository(self) -> Repository:
@@ -140,6 +144,7 @@ class _Session:
             with self._store.locked(alone=False):  # not while a collector decides by the stamps what goes
                 self._store.stamps.stamp(manifest.digest, data)
             return (data,)
+        self.cleaned = self._repository, self._store
         result = ingest(
             self._store, _Prefixed(head, content), expect_safetensors=path.endswith(".safetensors")
         )

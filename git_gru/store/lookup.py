@@ -16,6 +16,7 @@ from git_gru.store.codec import MAX_BLOB_HEADER, inspect
 from git_gru.store.database import Database, read_meta, write_meta
 from git_gru.store.objects import Objects
 from git_gru.store.trees import StoreTree, model_blobs
+from git_gru.store.upkeep import count_added
 
 _HEAD_BYTES = 1024
 """A stored chunk's header is shorter than this; a longer one is read whole."""
@@ -121,7 +122,7 @@ class Lookup(Database):
             self.use(lambda db, seen=seen, now=now: _advance(db, objects, seen, tip, now))  # type: ignore[misc]
 
     def put(self, rows: Mapping[str, ChunkRow], models: Mapping[str, bytes], old: str, new: str) -> None:
-        """Adds what a writer stored, moving the cache from the state `old` to `new`.
+        """Adds what a writer stored, moving the cache from the state `old` to `new`; counts the models (`upkeep`).
 
         A cache in any other state is left to the next `sync`.
         """
@@ -132,6 +133,7 @@ class Lookup(Database):
                 _insert_rows(db, rows)
                 _insert_models(db, {bytes.fromhex(digest): tree for digest, tree in models.items()})
                 write_meta(db, "tip", new)
+            count_added(db, len(models), sum(row.stored for row in rows.values()))
 
         self.use(write)
 
