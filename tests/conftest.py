@@ -31,6 +31,7 @@ def isolated(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monke
     settings.write_text(
         "[user]\n\tname = A U Thor\n\temail = author@example.com\n[init]\n\tdefaultBranch = main\n"
         '[advice]\n\tdetachedHead = false\n[protocol "file"]\n\tallow = always\n[gc]\n\tauto = 0\n'
+        "[gru]\n\tautoMaintenance = false\n"
     )
     # Git starts this program a thousand times in these tests: it should not be compiled anew each time.
     monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)

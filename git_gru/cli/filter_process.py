@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import say, tell
 from git_gru.errors import InputError
 from git_gru.git.filter_process import PIPE_BYTES, serve
@@ -44,7 +45,9 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     )  # whatever a library may print does not get among the packets
     try:
         with open(sys.stdin.fileno(), "rb", buffering=PIPE_BYTES, closefd=False) as stdin:
-            serve(stdin, answers, _Stderr(environ), skip_smudge=skip)
+            cleaned = serve(stdin, answers, _Stderr(environ), skip_smudge=skip)
+        if cleaned is not None:
+            start_maintenance_if_due(*cleaned)
     except EndOfStreamError:
         return 1  # Git has died or was interrupted; it has no use for a message
     except ProtocolError as error:

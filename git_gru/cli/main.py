@@ -64,6 +64,9 @@ VERBS: dict[str, Verb] = {
     "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
     "prune": Verb("git_gru.cli.prune", _STORE, "Drop local copies of models that a remote has."),
     "repair": Verb("git_gru.cli.repair", _STORE, "Mend a damaged store, with the help of remotes."),
+    "maintenance": Verb(
+        "git_gru.cli.maintenance", _STORE, "Do now what is otherwise done in the background."
+    ),
     "repack": Verb("git_gru.cli.repack", _STORE, "Make the store smaller: older versions become deltas."),
 }
 

@@ -138,13 +138,15 @@ def _run(request: Request) -> tuple[Repository, Migration]:
 
 
 def _repack(repo: Repository) -> None:
-    history = model_history(repo)
+    store = repo.store()
+    history = model_history(repo, store.stamps)
     try:
         with _Progress() as progress:
             repack(
-                repo.store(),
-                list(history.lineages.values()),
+                store,
+                history.lineages.values(),
                 history.keep_plain,
+                ranks=history.ranks,
                 progress=lambda done, every: progress.show(_REPACK, done, every),
             )
     except RewriteRunningError as error:

@@ -51,11 +51,13 @@ def command(depth: int, window: int, remote: str | None, as_json: bool) -> None:
         else:
             line(f"{plural(done.models, 'model')} of {remote} kept anew: {human_size(done.bytes)} sent")
         return
-    history = model_history(repo)
+    store = repo.store()
+    history = model_history(repo, store.stamps)
     report = repack(
-        repo.store(),
-        list(history.lineages.values()),
+        store,
+        history.lineages.values(),
         history.keep_plain,
+        ranks=history.ranks,
         depth=depth,
         window=window,
         progress=bytes_progress("repacking"),

@@ -2,6 +2,7 @@
 
 import click
 
+from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import INTERRUPTED
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.render import emit_json, json_option, line
@@ -69,6 +70,7 @@ def command(
     with RunProgress() as progress:
         record = run_plan(repo, plan, progress)
     forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
+    start_maintenance_if_due(repo, repo.store())
     if as_json:
         emit_json({**record.as_json(), "fast_forwarded": forwarded})
     else:

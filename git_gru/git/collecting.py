@@ -6,7 +6,8 @@ Settings: `gru.gcGrace` (default 14d) and `gru.gcEarlyGrace` (default 10m), dura
 import re
 
 from git_gru.errors import InputError
-from git_gru.git.needs import find_needs, own_chunks
+from git_gru.git.manifests import ManifestBlobs
+from git_gru.git.needs import find_needs
 from git_gru.git.repository import Repository
 from git_gru.store.collect import DAY, Collected, Plan, Rules, collect, plan
 from git_gru.store.rewrite import Keep, free_of_garbage
@@ -52,4 +53,10 @@ def run_collection(
     repo: Repository, store: Store, planned: Plan, *, keep: Keep = free_of_garbage
 ) -> Collected:
     """Does what was planned. Raises `RewriteRunningError`."""
-    return collect(store, planned, own_chunks(repo, store.stamps), keep=keep)
+    blobs = ManifestBlobs(repo, store.stamps)
+
+    def own(digest: str) -> list[str] | None:
+        manifest = blobs.of_model(digest)
+        return None if manifest is None else manifest.chunks()
+
+    return collect(store, planned, own, keep=keep)

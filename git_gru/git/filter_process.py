@@ -63,11 +63,13 @@ class Reporter(Protocol):
         """So many models, of so many bytes, are brought from a remote; what to tell of their progress."""
 
 
-def serve(stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool = False) -> None:
+def serve(
+    stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool = False
+) -> tuple[Repository, Store] | None:
     """Speaks the protocol on `stdin` (buffered) and the descriptor `stdout` until Git closes the pipe.
 
-    `skip_smudge` leaves manifests in the worktree. Raises `ProtocolError` when the other side is not Git, and whatever
-    makes the pipe itself unusable.
+    `skip_smudge` leaves manifests in the worktree. Returns where files were cleaned into, if any were. Raises `ProtocolError`
+    when the other side is not Git, and whatever makes the pipe itself unusable.
     """
     for pipe in (stdin.fileno(), stdout):
         _widen(pipe)
@@ -76,6 +78,7 @@ def serve(stdin: BinaryIO, stdout: int, reporter: Reporter, *, skip_smudge: bool
     session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
     while not reader.at_end():
         session.answer()
+    return session.cleaned
 
 
 def _shake_hands(reader: PacketReader, writer: PacketWriter) -> None:
@@ -100,6 +103,7 @@ class _Session:
         self._delayed: dict[str, Manifest] = {}
         self._ready: dict[str, Manifest] = {}
         self._failure: Exception | None = None
+        self.cleaned: tuple[Repository, Store] | None = None
 
     @cached_property
     def _repository(self) -> Repository:
@@ -196,6 +200,7 @@ class _Session:
             with self._store.locked(alone=False):  # not while a collector decides by the stamps what goes
                 self._store.stamps.stamp(manifest.digest, data)
             return (data,)
+        self.cleaned = self._repository, self._store
         result = ingest(
             self._store, _Prefixed(head, content), expect_safetensors=path.endswith(".safetensors")
         )

@@ -1,43 +1,96 @@
 """The history of each model path over all refs: what `repack` chooses deltas by.
 
-A *lineage* is one path's versions, newest first, each once. Versions at HEAD (of every worktree) and at branch tips are to
-*stay plain*: they are what is checked out and cloned. Versions whose manifest cannot be read are left out.
+A *lineage* is one path's versions, newest first, each once. Its *rank* says how new a version is among all: that of the newest is
+0. Versions at HEAD (of every worktree) and at branch tips are to *stay plain*: they are what is checked out and cloned. Versions
+whose manifest cannot be read are left out.
 """
 
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from git_gru.git.changes import changes
+from git_gru.git.manifests import ManifestBlobs
+from git_gru.git.needs import ALL_REFS
 from git_gru.git.repository import Repository
-from git_gru.git.revisions import ModelReader
+from git_gru.git.run import lines
 from git_gru.store.manifest import Manifest
+from git_gru.store.stamps import Stamps
+
+_AT_ONCE = 4096
+
+
+class Lineage:
+    """The versions of one path. Their manifests are read as they are asked for: all of a long history would fill the memory."""
+
+    def __init__(self, blobs: ManifestBlobs, names: Sequence[bytes]) -> None:
+        self._blobs = blobs
+        self._names = names
+
+    def __iter__(self) -> Iterator[Manifest]:
+        return (manifest for name in self._names if (manifest := self._blobs.manifest(name)) is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class History:
-    """Path → lineage, sorted by path, and the digests of the models that stay plain."""
+    """Path → lineage, that of the newest version first; digest → rank; and the digests of the models that stay plain."""
 
-    lineages: dict[str, tuple[Manifest, ...]]
+    lineages: dict[str, Lineage]
+    ranks: dict[str, int]
     keep_plain: frozenset[str]
 
 
-def model_history(repo: Repository) -> History:
+def model_history(repo: Repository, stamps: Stamps) -> History:
     """The history over HEAD and all refs (branches, tags, runs, the stash); empty before the first commit."""
-    reader = ModelReader(repo, skip_unreadable=True)
     tips = _tips(repo)
     if not tips and not repo.git("rev-list", "--all", "--max-count=1"):
-        return History(lineages={}, keep_plain=frozenset())
-    lineages: dict[str, dict[str, Manifest]] = {}
-    for change in changes(repo, [*sorted(tips), "--all"], reader=reader):
-        for touched in change.paths:
-            # `before` as well: where history is shallow, nothing shows the parent's version as an `after`
-            for manifest in (touched.after, touched.before):
-                if manifest is not None:
-                    lineages.setdefault(touched.path, {}).setdefault(manifest.digest, manifest)
-    plain = {manifest.digest for tip in tips for manifest in reader.models(tip).values()}
+        return History(lineages={}, ranks={}, keep_plain=frozenset())
+    blobs = ManifestBlobs(repo, stamps)
+    lineages: dict[str, dict[str, bytes]] = {}
+    ranks: dict[str, int] = {}
+    changes = _changes(repo, tips)
+    while some := list(islice(changes, _AT_ONCE)):
+        digests = blobs.sort(name for _, name in some).digests
+        for path, name in some:
+            digest = digests.get(bytes.fromhex(name))
+            if digest is not None:
+                lineages.setdefault(path, {}).setdefault(digest, bytes.fromhex(name))
+                ranks.setdefault(digest, len(ranks))
     return History(
-        lineages={path: tuple(versions.values()) for path, versions in sorted(lineages.items())},
-        keep_plain=frozenset(plain),
+        lineages={path: Lineage(blobs, list(names.values())) for path, names in lineages.items()},
+        ranks=ranks,
+        keep_plain=frozenset(blobs.sort(_at(repo, tips)).digests.values()),
     )
+
+
+def _changes(repo: Repository, tips: Collection[str]) -> Iterator[tuple[str, str]]:
+    """(path, blob) of everything that commits changed, newest first."""
+    listed = lines(
+        "log", "-z", "--raw", "--no-abbrev", "--no-renames", "--root", "--topo-order", "--diff-merges=first-parent",
+        "--no-show-signature", "--no-notes", "--format=", *ALL_REFS, "--stdin",
+        cwd=repo.top,
+        env=repo.environment,
+        input="".join(f"{tip}\n" for tip in sorted(tips)).encode(),
+        end=b"\0",
+    )  # fmt: skip
+    for token in listed:
+        if token.startswith(b":"):
+            path = next(listed).decode("utf-8", "surrogateescape")
+            before, after = token.split()[2:4]
+            # `before` as well: where history is shallow, nothing shows the parent's version as an `after`
+            for blob in (after, before):
+                if blob.strip(b"0"):
+                    yield path, blob.decode()
+
+
+def _at(repo: Repository, tips: Collection[str]) -> Iterator[str]:
+    """The blobs in the trees of these commits."""
+    listed = lines(
+        "rev-list", "--objects", "--no-object-names", "--no-walk", "--missing=print", "--filter=object:type=blob", "--stdin",
+        cwd=repo.top,
+        env=repo.environment,
+        input="".join(f"{tip}\n" for tip in sorted(tips)).encode(),
+    )  # fmt: skip
+    return (line.decode() for line in listed)
 
 
 def _tips(repo: Repository) -> set[str]:

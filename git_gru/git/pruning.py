@@ -9,7 +9,8 @@ from git_gru.errors import InputError
 from git_gru.git.collecting import parse_duration
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.history import model_history
-from git_gru.git.needs import models_named_by, own_chunks
+from git_gru.git.manifests import ManifestBlobs
+from git_gru.git.needs import models_named_by
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import index_models
 from git_gru.git.sources import push_remote, push_url
@@ -41,7 +42,7 @@ def prune(repo: Repository, name: str, *, dry_run: bool = False) -> Pruned:
     store = repo.store()
     try:
         asked = store.stamps.now()
-        history = model_history(repo)
+        history = model_history(repo, store.stamps)
         keep = history.keep_plain | {manifest.digest for manifest in index_models(repo).values()}
         versions = {m.digest: m for line in history.lineages.values() for m in line}
         here = store.models()
@@ -87,14 +88,18 @@ def _drop(
     repo: Repository, store: Store, going: frozenset[str], versions: dict[str, Manifest], asked: float
 ) -> frozenset[str]:
     """Drops these models, but for those that were used since `asked`; what hangs on their chunks is encoded anew."""
-    chunks = own_chunks(repo, store.stamps)
+    blobs = ManifestBlobs(repo, store.stamps)
+
+    def own(digest: str) -> list[str] | None:
+        manifest = versions.get(digest) or blobs.of_model(digest)
+        return None if manifest is None else manifest.chunks()
 
     def still() -> frozenset[str]:
         used = store.stamps.stamps()
         return frozenset(digest for digest in going if used.get(digest, 0.0) < asked)
 
     with one_at_a_time(store), Rewrite(store, drop=going) as work:
-        work.set_free(lambda digest: versions[digest].chunks() if digest in versions else chunks(digest))
+        work.set_free(own)
         work.copy(free_of_garbage)
         return frozenset(work.swap(still))
 

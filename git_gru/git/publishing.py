@@ -125,16 +125,16 @@ def repack_remote(
     as they are. Raises `UnknownRemoteError` and what `republish` raises.
     """
     url = push_url(repo, name)
-    history = model_history(repo)
+    store = repo.store()
+    history = model_history(repo, store.stamps)
     reader = ModelReader(repo, skip_unreadable=True)
     tips = repo.git("for-each-ref", "--format=%(objectname)", f"refs/remotes/{name}/").decode().split()
     plain = {manifest.digest for commit in tips for manifest in reader.models(commit).values()}
-    store = repo.store()
     try:
         return republish(
             store,
             push_remote(repo, name, url, store, tell),
-            list(history.lineages.values()),
+            [list(line) for line in history.lineages.values()],
             keep_plain=history.keep_plain | plain,
             progress=progress,
         )

@@ -44,6 +44,10 @@ LOCAL_VARIABLES: Environment = dict.fromkeys(
 """What ties a git process to one repository (`git rev-parse --local-env-vars`); as `env` it unties the child."""
 
 
+_AT_ONCE = 1 << 16
+"""Bytes that are read from a pipe at once."""
+
+
 class GitCommandError(GruError):
     """A git command failed; the message is what git said."""
 
@@ -122,9 +126,13 @@ def completed(
 
 
 def lines(
-    *args: str, cwd: Path | None = None, input: bytes = b"", env: Environment | None = None
+    *args: str,
+    cwd: Path | None = None,
+    input: bytes = b"",
+    env: Environment | None = None,
+    end: bytes = b"\n",
 ) -> Iterator[bytes]:
-    """The lines of `git ARGS`, as they come, without their ends: for output that may be too long for memory.
+    """What `git ARGS` says, as it comes, cut at each `end`: for output that may be too long for memory.
 
     git must read all of `input` before it writes. Raises as `git` does, after the last line.
     """
@@ -149,8 +157,12 @@ def lines(
             with contextlib.suppress(BrokenPipeError):
                 process.stdin.write(input)
                 process.stdin.close()
-            for line in process.stdout:
-                yield line.rstrip(b"\n")
+            rest = b""
+            while piece := os.read(process.stdout.fileno(), _AT_ONCE):
+                *whole, rest = (rest + piece).split(end)
+                yield from whole
+            if rest:
+                yield rest
         if process.returncode != 0:
             said.seek(0)
             raise GitCommandError(args, process.returncode, said.read().decode("utf-8", "replace"))

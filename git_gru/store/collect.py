@@ -30,7 +30,7 @@ class Rules:
 
     grace: float = 14 * DAY
     early: float = 600.0
-    most: int = 8
+    most: int = 4
 
 
 @dataclass(frozen=True, kw_only=True)

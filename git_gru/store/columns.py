@@ -1,17 +1,23 @@
-"""Choosing encodings for a column: the chunks at one place of a model, newest version first.
+"""Choosing encodings for a column: the chunks at one place of models with the same tensors, newest version first.
 
-Deltas point back in time: the newest chunk of a column stays plain, each older one becomes a delta against a newer one where
-that is smaller. Candidates are the chunks of the `window` versions before it; a sample of each tells which fits best. A chain
-may be `depth` deltas long; when the best candidate stands at the end of a full chain, a new chain begins, either plain or as a
-delta against a plain chunk in the window. (Reaching past the full chain to a candidate further up it looks cheaper for one
+A *lineage* is one model's versions; a column holds those of one lineage after the other. Deltas point back in time: the newest
+chunk of a column stays plain, each older one becomes a delta against a newer one where that is smaller. Candidates are the chunks
+of the `window` versions before it in its lineage. Where there are none (the first of a lineage, which another was copied to or
+renamed from), or where none of them helps, they are those of other lineages that are nearest to it in *rank*, the place in the
+whole history. A sample of each tells which fits best.
+
+A chain may be `depth` deltas long; when the best candidate stands at the end of a full chain, a new chain begins, either plain or
+as a delta against a plain chunk in the window. (Reaching past the full chain to a candidate further up it looks cheaper for one
 version, but leaves every later version the same poor choice: measured, it costs more.)
 
 An encoding that already obeys these rules is kept as it is, so that repacking again costs little.
 """
 
-from collections import deque
-from collections.abc import Callable, Container, Iterator, Sequence, Set
-from dataclasses import dataclass, field
+import bisect
+from collections import OrderedDict, deque
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from git_gru.ids import Buffer
 from git_gru.store.codec import encode_delta, encode_plain
@@ -31,113 +37,202 @@ SAMPLE = 1 << 16
 """Bytes from the middle of a chunk by which candidates are compared."""
 
 
+class Place(NamedTuple):
+    """One chunk of a column: its id, the number of its lineage, and its rank."""
+
+    id: str
+    lineage: int
+    rank: int
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
-    """The distinct chunks at one place, newest version first, and the dtype of their tensor."""
+    """The distinct chunks at one place, each lineage's newest version first, and the dtype of their tensor."""
 
     dtype: str
-    ids: tuple[str, ...]
+    places: tuple[Place, ...]
+
+
+class Columns:
+    """Sorts the chunks of models into columns. `known` has the ids of those that count, each by itself: one string an id."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        self._known = known
+        self._seen: set[str] = set()
+        self._places: dict[tuple[str, str, tuple[int, ...], int], list[Place]] = {}
+
+    def add(self, manifest: Manifest, lineage: int, rank: int) -> None:
+        """The chunks of one more model. One that stands in several columns belongs to the first."""
+        for name, entry in manifest.tensors.items():
+            for number, id in enumerate(entry.chunks):
+                known = self._known.get(id)
+                if known is not None and known not in self._seen:
+                    self._seen.add(known)
+                    place = self._places.setdefault((name, entry.dtype, entry.shape, number), [])
+                    place.append(Place(known, lineage, rank))
+
+    def made(self) -> list[Column]:
+        """The columns."""
+        return [Column(dtype, tuple(places)) for (_, dtype, *_), places in self._places.items()]
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """How one chunk is kept from now on. `parts` is its new blob, or None where the old one stays."""
+    """How one chunk is kept from now on. `parts` is its new blob, or None where the old one stays; `plain` is what its plain
+    encoding takes, where it came to be known.
+    """
 
     id: str
     base: str | None
     raw: int
     parts: Sequence[Buffer] | None
+    plain: int | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether deltas were made, and none was smaller than the plain encoding."""
+        return self.base is None and self.plain is not None
 
 
-@dataclass(slots=True)
-class _Candidate:
-    """A placed chunk that a later one may use as its base; its bytes are read when they are first needed."""
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What a choice goes by: chunks that must be `plain`, chunks whose plain encodings are `settled` (deltas of them were tried
+    before), the longest chain, and how many candidates there are.
+    """
+
+    plain: Set[str]
+    settled: Set[str]
+    depth: int
+    window: int
+
+
+class _Candidate(NamedTuple):
+    """A placed chunk that a later one may use as its base."""
 
     id: str
     depth: int
     length: int
-    _read: Callable[[str], Buffer]
-    _data: Buffer | None = field(default=None)
-
-    @property
-    def data(self) -> Buffer:
-        if self._data is None:
-            self._data = self._read(self.id)
-        return self._data
-
-
-def columns_of(lineages: Sequence[Sequence[Manifest]], known: Container[str]) -> list[Column]:
-    """The columns of all lineages (newest version first), of the chunks in `known`. One in several belongs to the first."""
-    columns: dict[tuple[int, str, str, tuple[int, ...], int], dict[str, None]] = {}
-    seen: set[str] = set()
-    for line, versions in enumerate(lineages):
-        for manifest in versions:
-            for name, entry in manifest.tensors.items():
-                for at, id in enumerate(entry.chunks):
-                    if id not in seen and id in known:
-                        seen.add(id)
-                        columns.setdefault((line, name, entry.dtype, entry.shape, at), {})[id] = None
-    return [Column(key[2], tuple(ids)) for key, ids in columns.items()]
 
 
 def place_column(
-    column: Column,
-    row_of: Callable[[str], ChunkRow],
-    read: Callable[[str], Buffer],
-    keep_plain: Set[str],
-    *,
-    depth: int,
-    window: int,
+    column: Column, row_of: Callable[[str], ChunkRow], read: Callable[[str], Buffer], rules: Rules
 ) -> Iterator[Placed]:
-    """The encodings for a column, newest first. `read` gives a chunk's bytes, verified.
+    """The encodings for a column, in its order. `read` gives a chunk's bytes, verified.
 
     Memory: `window` + 1 chunks and what encoding one takes.
     """
+    choice = _Choice(column.dtype, _Shelf(read, rules.window + 1), rules.depth)
     depths: dict[str, int] = {}
-    recent: deque[_Candidate] = deque(maxlen=window)
-    for id in column.ids:
+    recent: deque[_Candidate] = deque(maxlen=rules.window)
+    others = _Ranked(rules.window)
+    lineage = -1
+    for id, its_lineage, rank in column.places:
+        if its_lineage != lineage:
+            recent.clear()
+            lineage = its_lineage
         row = row_of(id)
-        this = _Candidate(id, 0, row.raw, read)
-        plain = id in keep_plain or not depths
-        kept_depth = 0 if row.base is None else depths.get(row.base, depth) + 1
-        if row.base is not None and not plain and kept_depth <= depth:
-            this.depth = kept_depth
-            yield Placed(id, row.base, row.raw, None)
-        elif plain and row.base is None:
-            yield Placed(id, None, row.raw, None)
+        plain = id in rules.plain or not depths
+        kept_depth = 0 if row.base is None else depths.get(row.base, rules.depth) + 1
+        if row.base is not None and not plain and kept_depth <= rules.depth:
+            placed = Placed(id, row.base, row.raw, None)
+        elif row.base is None and (plain or id in rules.settled):
+            placed = Placed(id, None, row.raw, None)
         else:
-            base = None if plain else _choose(this, recent, column.dtype, depth)
-            placed = _encode(this, base, row, column.dtype)
-            this.depth = base.depth + 1 if base and placed.base else 0
-            yield placed
-        depths[id] = this.depth
-        recent.appendleft(this)
+            placed = choice.encode(id, row, () if plain else (recent, others.near(rank)))
+        depths[id] = 0 if placed.base is None else depths[placed.base] + 1
+        candidate = _Candidate(id, depths[id], row.raw)
+        recent.appendleft(candidate)
+        others.add(rank, candidate)
+        yield placed
 
 
-def _choose(this: _Candidate, recent: deque[_Candidate], dtype: str, depth: int) -> _Candidate | None:
-    """The base to use, or None for a plain encoding."""
-    fitting = [candidate for candidate in recent if candidate.length == this.length]
-    if not fitting or depth < 1:
-        return None
-    best = _best(this, fitting, dtype)
-    if best.depth < depth:
+class _Shelf:
+    """The chunks that were read last."""
+
+    def __init__(self, read: Callable[[str], Buffer], room: int) -> None:
+        self._read = read
+        self._room = room
+        self._chunks: OrderedDict[str, Buffer] = OrderedDict()
+
+    def get(self, id: str) -> Buffer:
+        """A chunk's bytes."""
+        data = self._chunks.pop(id, None)
+        if data is None:
+            data = self._read(id)
+        self._chunks[id] = data
+        if len(self._chunks) > self._room:
+            self._chunks.popitem(last=False)
+        return data
+
+
+class _Ranked:
+    """All candidates of a column, by rank."""
+
+    def __init__(self, window: int) -> None:
+        self._window = window
+        self._ranks: list[int] = []
+        self._candidates: list[_Candidate] = []
+
+    def add(self, rank: int, candidate: _Candidate) -> None:
+        """Puts a candidate in its place."""
+        at = bisect.bisect_left(self._ranks, rank)
+        self._ranks.insert(at, rank)
+        self._candidates.insert(at, candidate)
+
+    def near(self, rank: int) -> list[_Candidate]:
+        """The candidates nearest to a rank, nearest first."""
+        at = bisect.bisect_left(self._ranks, rank)
+        around = range(max(0, at - self._window), min(len(self._ranks), at + self._window))
+        nearest = sorted(around, key=lambda place: abs(self._ranks[place] - rank))
+        return [self._candidates[place] for place in nearest[: self._window]]
+
+
+class _Choice:
+    """Encodes chunks against the candidate that suits them best."""
+
+    def __init__(self, dtype: str, shelf: _Shelf, depth: int) -> None:
+        self._dtype = dtype
+        self._shelf = shelf
+        self._depth = depth
+
+    def encode(self, id: str, row: ChunkRow, circles: Sequence[Collection[_Candidate]]) -> Placed:
+        """The smaller of a delta and the plain encoding. The first circle of candidates that gives a delta gives the base."""
+        data = self._shelf.get(id)
+        plain = encode_plain(data, self._dtype) if row.base is not None else None
+        size = row.stored if plain is None else sum(map(len, plain))
+        tried: set[str] = set()
+        for candidates in circles:
+            fitting = [one for one in candidates if one.length == row.raw and one.id not in tried]
+            base = self._best_within_depth(data, fitting)
+            if base is not None:
+                tried.update(one.id for one in fitting)
+                delta = encode_delta(data, self._shelf.get(base.id), base.id, self._dtype)
+                if sum(map(len, delta)) < size:
+                    return Placed(id, base.id, row.raw, delta, size)
+        return Placed(id, None, row.raw, plain, size if tried else None)
+
+    def _best_within_depth(self, data: Buffer, candidates: Sequence[_Candidate]) -> _Candidate | None:
+        """The base to use, or None for a plain encoding."""
+        if not candidates or self._depth < 1:
+            return None
+        best = self._best(data, candidates)
+        if best.depth < self._depth:
+            return best
+        heads = [one for one in candidates if one.depth == 0]
+        return self._best(data, heads) if heads else None
+
+    def _best(self, data: Buffer, candidates: Sequence[_Candidate]) -> _Candidate:
+        """The candidate that a sample says is cheapest; the search ends where it gets worse `PATIENCE` times."""
+        best, cheapest, worse = candidates[0], None, 0
+        for candidate in candidates if len(candidates) > 1 else ():
+            cost = _estimate(data, self._shelf.get(candidate.id), self._dtype)
+            if cheapest is None or cost < cheapest:
+                best, cheapest, worse = candidate, cost, 0
+            else:
+                worse += 1
+                if worse == PATIENCE:
+                    break
         return best
-    heads = [candidate for candidate in fitting if candidate.depth == 0]
-    return _best(this, heads, dtype) if heads else None
-
-
-def _best(this: _Candidate, candidates: Sequence[_Candidate], dtype: str) -> _Candidate:
-    """The candidate that a sample says is cheapest, newest first; the search ends where it gets worse `PATIENCE` times."""
-    best, cheapest, worse = candidates[0], None, 0
-    for candidate in candidates if len(candidates) > 1 else ():
-        cost = _estimate(this.data, candidate.data, dtype)
-        if cheapest is None or cost < cheapest:
-            best, cheapest, worse = candidate, cost, 0
-        else:
-            worse += 1
-            if worse == PATIENCE:
-                break
-    return best
 
 
 def _estimate(data: Buffer, base: Buffer, dtype: str) -> int:
@@ -145,14 +240,3 @@ def _estimate(data: Buffer, base: Buffer, dtype: str) -> int:
     start = max(0, (len(data) - SAMPLE) // 2) & ~7
     end = min(len(data), start + SAMPLE)
     return sum(map(len, encode_delta(memoryview(data)[start:end], memoryview(base)[start:end], "", dtype)))
-
-
-def _encode(this: _Candidate, base: _Candidate | None, row: ChunkRow, dtype: str) -> Placed:
-    """The smaller of the delta against `base` and the plain encoding."""
-    plain = encode_plain(this.data, dtype) if row.base is not None else None
-    plain_size = row.stored if plain is None else sum(map(len, plain))
-    if base is not None:
-        delta = encode_delta(this.data, base.data, base.id, dtype)
-        if sum(map(len, delta)) < plain_size:
-            return Placed(this.id, base.id, row.raw, delta)
-    return Placed(this.id, None, row.raw, plain)

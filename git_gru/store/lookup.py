@@ -16,6 +16,7 @@ from git_gru.store.codec import MAX_BLOB_HEADER, inspect
 from git_gru.store.database import Database, read_meta, write_meta
 from git_gru.store.objects import Objects
 from git_gru.store.trees import StoreTree, model_blobs
+from git_gru.store.upkeep import count_added
 
 _HEAD_BYTES = 1024
 """A stored chunk's header is shorter than this; a longer one is read whole."""
@@ -61,6 +62,55 @@ class Lookup(Database):
         ids = [(bytes.fromhex(link),) for link in chain]
         self.use(lambda db: db.executemany("DELETE FROM chunks WHERE id = ?", ids))
 
+    def rewritten(
+        self,
+        old: str,
+        new: str,
+        rows: Mapping[str, ChunkRow],
+        gone: Iterable[str],
+        models: Mapping[str, bytes | None],
+    ) -> None:
+        """Moves the cache from the state `old` to `new`, in which chunks have other `rows`, chunks and models (None) are gone.
+
+        A cache in any other state is left to the next `sync`.
+        """
+
+        def write(db: sqlite3.Connection) -> None:
+            db.execute("BEGIN IMMEDIATE")
+            if _tip(db) != old:
+                return
+            dropped = [(bytes.fromhex(digest),) for digest, tree in models.items() if tree is None]
+            staying = {bytes.fromhex(digest): tree for digest, tree in models.items() if tree is not None}
+            db.executemany("DELETE FROM chunks WHERE id = ?", [(bytes.fromhex(id),) for id in gone])
+            db.executemany("DELETE FROM models WHERE digest = ?", dropped)
+            _insert_rows(db, rows)
+            _insert_models(db, staying)
+            write_meta(db, "tip", new)
+
+        self.use(write)
+
+    def note_plain(self, sizes: Mapping[str, int], settled: Iterable[str]) -> None:
+        """Notes what plain encodings of chunks take that are kept as deltas, and which are `settled`: deltas are no smaller."""
+        known = [(bytes.fromhex(id), size) for id, size in sizes.items()]
+        ids = [(bytes.fromhex(id),) for id in settled]
+
+        def write(db: sqlite3.Connection) -> None:
+            db.executemany("INSERT OR REPLACE INTO plain_sizes VALUES (?, ?)", known)
+            db.executemany("INSERT OR REPLACE INTO settled VALUES (?)", ids)
+
+        self.use(write)
+
+    def plain_sizes(self) -> dict[str, int]:
+        """What plain encodings take of chunks that are kept as deltas, as far as it is known."""
+        return {
+            id.hex(): size
+            for id, size in self.use(lambda db: db.execute("SELECT * FROM plain_sizes").fetchall())
+        }
+
+    def settled(self) -> set[str]:
+        """The chunks whose plain encodings no delta that was tried could beat."""
+        return {id.hex() for (id,) in self.use(lambda db: db.execute("SELECT id FROM settled").fetchall())}
+
     def sync(self, tree: StoreTree, objects: Objects) -> None:
         """Brings the cache up to the state `tree`: reads the model trees that are new or changed, forgets those gone.
 
@@ -72,7 +122,7 @@ class Lookup(Database):
             self.use(lambda db, seen=seen, now=now: _advance(db, objects, seen, tip, now))  # type: ignore[misc]
 
     def put(self, rows: Mapping[str, ChunkRow], models: Mapping[str, bytes], old: str, new: str) -> None:
-        """Adds what a writer stored, moving the cache from the state `old` to `new`.
+        """Adds what a writer stored, moving the cache from the state `old` to `new`; counts the models (`upkeep`).
 
         A cache in any other state is left to the next `sync`.
         """
@@ -83,6 +133,7 @@ class Lookup(Database):
                 _insert_rows(db, rows)
                 _insert_models(db, {bytes.fromhex(digest): tree for digest, tree in models.items()})
                 write_meta(db, "tip", new)
+            count_added(db, len(models), sum(row.stored for row in rows.values()))
 
         self.use(write)
 

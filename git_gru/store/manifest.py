@@ -8,6 +8,7 @@ The reader is strict: it accepts exactly what `Manifest.encode` writes.
 """
 
 import json
+import re
 from functools import cached_property
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,6 +23,7 @@ PREFIX = b'{"git-gru": '
 MAX_MANIFEST = 1 << 26
 """Longest manifest that is read, in bytes: a model of 4 TB."""
 
+_HEAD = re.compile(rb'\{"git-gru": %d,\n"digest": "([0-9a-f]{64})",\n' % FORMAT)
 _HINT = "restore the file from a commit (`git checkout REV -- PATH`); a manifest is never edited or merged by hand"
 
 
@@ -119,6 +121,17 @@ class Manifest:
 def is_manifest(data: bytes | bytearray | memoryview) -> bool:
     """Whether `data` begins as a manifest does (of this or a later format)."""
     return bytes(data[: len(PREFIX)]) == PREFIX
+
+
+def stated_digest(data: bytes) -> str | None:
+    """The digest that a manifest of this format states, where the rest of it has that digest; else None.
+
+    For those who look through many: what it says beyond that is not checked.
+    """
+    found = _HEAD.match(data)
+    if found is None or digest(memoryview(data)[found.end() :]) != found[1].decode():
+        return None
+    return found[1].decode()
 
 
 def parse_manifest(data: bytes, *, where: str) -> Manifest:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from git_gru.ids import Buffer
 from git_gru.store.codec import encode_plain, inspect
-from git_gru.store.columns import DEPTH, WINDOW, Column, columns_of, place_column
+from git_gru.store.columns import DEPTH, WINDOW, Column, Columns, Rules, place_column
 from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import Entry, PackWriter, make_entry
@@ -66,11 +66,15 @@ class Plan:
             if at == 0 or manifest.digest in keep_plain
             for id in manifest.chunks()
         }
-        columns = columns_of(lines, rows)
+        columns = Columns({id: id for id in rows})
+        for line, versions in enumerate(lines):
+            for rank, manifest in enumerate(versions):
+                columns.add(manifest, line, rank)
+        rules = Rules(plain, frozenset(), DEPTH, WINDOW)
         for _ in ordered_map(
             self.store.pool,
-            lambda column: self._place(column, rows, plain),
-            columns,
+            lambda column: self._place(column, rows, rules),
+            columns.made(),
             ahead=self.store.cores + 1,
         ):
             pass
@@ -79,8 +83,8 @@ class Plan:
         if self.fresh is not None:
             self.fresh_pack, self.fresh = self.fresh.finish(), None
 
-    def _place(self, column: Column, rows: Mapping[str, ChunkRow], plain: Set[str]) -> None:
-        for placed in place_column(column, rows.__getitem__, self._read, plain, depth=DEPTH, window=WINDOW):
+    def _place(self, column: Column, rows: Mapping[str, ChunkRow], rules: Rules) -> None:
+        for placed in place_column(column, rows.__getitem__, self._read, rules):
             if placed.parts is None:
                 row = rows[placed.id]
                 self.kept[placed.id] = Kept(row.oid, placed.base, row.stored)

@@ -4,15 +4,15 @@ It chooses the encodings (`columns`); a `Rewrite` puts them into the store, besi
 """
 
 import threading
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from git_gru.errors import InputError, StoreError
-from git_gru.store.columns import DEPTH, WINDOW, Column, columns_of, place_column
+from git_gru.store.columns import DEPTH, WINDOW, Column, Columns, Rules, place_column
 from git_gru.store.manifest import Manifest
-from git_gru.store.packs import make_entry
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.rewrite import Rewrite, mostly_used, one_at_a_time
+from git_gru.store.rewrite import Rewrite, chain_lengths, mostly_used, one_at_a_time
 from git_gru.store.store import Store
 from git_gru.store.trees import model_blobs
 
@@ -37,30 +37,37 @@ class RepackReport:
 
 def repack(
     store: Store,
-    lineages: Sequence[Sequence[Manifest]],
+    lineages: Iterable[Iterable[Manifest]],
     keep_plain: Set[str],
     *,
+    ranks: Mapping[str, int] | None = None,
     depth: int = DEPTH,
     window: int = WINDOW,
+    anew: bool = True,
     progress: Progress | None = None,
 ) -> RepackReport:
-    """Re-encodes the store. A lineage holds the versions of one model, newest first.
+    """Re-encodes the store. A lineage holds the versions of one model, newest first; `ranks` says how new each is among all
+    (digest -> rank, that of the newest is 0; by default its place in its lineage).
 
-    Models whose digests are in `keep_plain`, and the newest of each lineage, keep plain encodings. Models that no lineage names
-    are kept as they are. `progress` is told (done, all) in bytes of raw data. Raises `RewriteRunningError`.
+    Models whose digests are in `keep_plain`, and the newest of all with the same tensors, keep plain encodings. Models that no
+    lineage names are kept as they are. Without `anew`, chunks of which earlier repacks found no smaller delta are not tried.
+    `progress` is told (done, all) in bytes of raw data. Raises `RewriteRunningError`.
     """
     if not 0 <= depth <= DEEPEST:
         raise InputError(
             f"the depth {depth} is not between 0 and {DEEPEST}: longer chains take too long to restore"
         )
     with one_at_a_time(store):
-        own = {manifest.digest: manifest.chunks() for line in lineages for manifest in line}
-        with Rewrite(store, own=own) as work:
+        with Rewrite(store) as work:
             _require_whole(store, work)
-            _Choice(work, lineages, keep_plain, depth, window, progress).run()
+            plan = _arrange(work, lineages, keep_plain, ranks or {})
+            rules = Rules(plan.plain, frozenset() if anew else store.lookup.settled(), depth, window)
+            choice = _Choice(work, plan.columns, rules, progress)
+            choice.run()
             _shorten(work, depth)
             work.copy(mostly_used)
             work.swap()
+            store.lookup.note_plain(choice.plain_sizes, choice.settled)
         after = [pack.size for pack in store.objects.packs()]
         return RepackReport(
             models=len(store.models()),
@@ -73,31 +80,46 @@ def repack(
         )
 
 
+class _Arranged(NamedTuple):
+    """All columns, and the chunks that stay plain."""
+
+    columns: list[Column]
+    plain: set[str]
+
+
+def _arrange(
+    work: Rewrite, lineages: Iterable[Iterable[Manifest]], keep_plain: Set[str], ranks: Mapping[str, int]
+) -> _Arranged:
+    """Sorts the chunks of all lineages into columns, and tells `work` what each model's own chunks are.
+
+    Each manifest is looked at once and not kept.
+    """
+    ids = {id: id for id in work.rows}  # one string for each id, however many manifests name it
+    columns = Columns(ids)
+    plain: set[str] = set()
+    for line, versions in enumerate(lineages):
+        for at, manifest in enumerate(versions):
+            if manifest.digest not in work.models:
+                continue
+            own = work.own[manifest.digest] = tuple(ids.get(id, id) for id in manifest.chunks())
+            if manifest.digest in keep_plain:
+                plain.update(own)
+            columns.add(manifest, line, ranks.get(manifest.digest, at))
+    return _Arranged(columns.made(), plain)
+
+
 class _Choice:
     """The encodings of all columns; new blobs go to the pack at once, so that memory stays bounded."""
 
     def __init__(
-        self,
-        work: Rewrite,
-        lineages: Sequence[Sequence[Manifest]],
-        keep_plain: Set[str],
-        depth: int,
-        window: int,
-        progress: Progress | None,
+        self, work: Rewrite, columns: Sequence[Column], rules: Rules, progress: Progress | None
     ) -> None:
-        self.work, self.depth, self.window, self.progress = work, depth, window, progress
-        present = [[manifest for manifest in line if manifest.digest in work.models] for line in lineages]
-        self.columns = columns_of(present, work.rows)
-        self.plain = {
-            id
-            for line in present
-            for at, manifest in enumerate(line)
-            if at == 0 or manifest.digest in keep_plain
-            for id in manifest.chunks()
-        }
-        self.all = sum(work.rows[id].raw for column in self.columns for id in column.ids)
-        self.done = 0
-        self.counting = threading.Lock()
+        self.work, self.columns, self.rules, self.progress = work, columns, rules, progress
+        self.plain_sizes: dict[str, int] = {}
+        self.settled: list[str] = []
+        self._all = sum(work.rows[place.id].raw for column in columns for place in column.places)
+        self._done = 0
+        self._counting = threading.Lock()
 
     def run(self) -> None:
         store = self.work.store
@@ -105,35 +127,22 @@ class _Choice:
             pass
 
     def _place(self, column: Column) -> None:
-        placed = place_column(
-            column,
-            self.work.rows.__getitem__,
-            self.work.read,
-            self.plain,
-            depth=self.depth,
-            window=self.window,
-        )
-        for chunk in placed:
+        for chunk in place_column(column, self.work.rows.__getitem__, self.work.read, self.rules):
             if chunk.parts is not None:
-                self.work.encode(chunk.id, chunk.base, make_entry("blob", chunk.parts))
-            with self.counting:
-                self.done += chunk.raw
+                self.work.encode(chunk.id, chunk.base, chunk.parts)
+            with self._counting:
+                if chunk.is_settled:
+                    self.settled.append(chunk.id)
+                elif chunk.plain is not None:
+                    self.plain_sizes[chunk.id] = chunk.plain
+                self._done += chunk.raw
                 if self.progress is not None:
-                    self.progress(self.done, self.all)
+                    self.progress(self._done, self._all)
 
 
 def _shorten(work: Rewrite, depth: int) -> None:
     """Cuts chains that grew: a chunk that no lineage names keeps its encoding while its base may get a base itself."""
-    depths: dict[str, int] = {}
-    for id in work.bases:
-        chain = []
-        wanted: str | None = id
-        while wanted is not None and wanted not in depths:
-            chain.append(wanted)
-            wanted = work.bases[wanted]
-        for link in reversed(chain):
-            base = work.bases[link]
-            depths[link] = 0 if base is None else depths[base] + 1
+    depths = chain_lengths(work.bases)
     cuts: dict[str, None] = {}
     for id, long in depths.items():
         if long > depth + DEPTH:

@@ -19,13 +19,14 @@ import fcntl
 import re
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
 from git_gru.errors import InputError, StoreError
 from git_gru.ids import Buffer
 from git_gru.store.codec import encode_delta, encode_plain, inspect
+from git_gru.store.lookup import ChunkRow
 from git_gru.store.objects import Pack
 from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
 from git_gru.store.pipeline import ordered_map
@@ -84,13 +85,11 @@ class _Planned(NamedTuple):
 class Rewrite:
     """One rewrite under way; leaves the models `drop` out. For the holder of `one_at_a_time`.
 
-    `rows`, `bases` and `blob_of` are the chunks of the store by their ids: as they are, and what is to become of them. `own` are
-    models' own chunks, those that their manifests name, as far as they are known.
+    `rows`, `bases` and `blob_of` are the chunks of the store by their ids: as they are, and what is to become of them. Into `own`
+    the caller puts models' own chunks, those that their manifests name; where it does not, all of a model's tree counts as such.
     """
 
-    def __init__(
-        self, store: Store, *, drop: Set[str] = frozenset(), own: Mapping[str, Collection[str]] | None = None
-    ) -> None:
+    def __init__(self, store: Store, *, drop: Set[str] = frozenset()) -> None:
         self.store = store
         self.rewritten = 0
         with store.locked(alone=True):
@@ -102,10 +101,12 @@ class Rewrite:
         self.drop = drop & self.models.keys()
         self.bases = {id: row.base for id, row in self.rows.items()}
         self.blob_of = {id: row.oid for id, row in self.rows.items()}
-        self.own = dict(own or {})
+        self.own: dict[str, Collection[str]] = {}
         self._folder = store.repository / "objects/pack"
         self._writer: PackWriter | None = None
         self._promised: PackWriter | None = None
+        self._stored: dict[str, int] = {}
+        self._live: set[str] = set()
         self._writing = threading.Lock()
         self._ended = False
         self._planned: dict[str, _Planned] = {}
@@ -128,8 +129,9 @@ class Rewrite:
         """A chunk's bytes, verified."""
         return read_chunk(self.store.objects, lambda id: self.rows[id].oid, id)
 
-    def encode(self, id: str, base: str | None, entry: Entry) -> None:
-        """Keeps a chunk as the blob `entry` from now on, a delta against `base` or plain. Safe for several threads."""
+    def encode(self, id: str, base: str | None, parts: Sequence[Buffer]) -> None:
+        """Keeps a chunk as the blob `parts` from now on, a delta against `base` or plain. Safe for several threads."""
+        entry = make_entry("blob", parts)
         with self._writing:
             if self._ended:  # another chunk's failure has ended it
                 return
@@ -140,6 +142,7 @@ class Rewrite:
             self._writer.add(entry)
             self.bases[id] = base
             self.blob_of[id] = entry.oid
+            self._stored[id] = sum(map(len, parts))
             self.rewritten += 1
 
     def set_free(self, own_of: Callable[[str], Collection[str] | None]) -> None:
@@ -167,7 +170,7 @@ class Rewrite:
 
     def make_plain(self, id: str) -> None:
         """Keeps a chunk plain from now on."""
-        self.encode(id, None, make_entry("blob", encode_plain(self.read(id), self._dtype(id))))
+        self.encode(id, None, encode_plain(self.read(id), self._dtype(id)))
 
     def copy(self, keep: Keep) -> None:
         """Copies what is in use into the new pack, but for what stands in packs that `keep` leaves as they are."""
@@ -175,7 +178,8 @@ class Rewrite:
         for digest in self.models.keys() - self.drop:
             entry, blobs = self._model_tree(digest, self.models[digest])
             self._planned[digest] = _Planned(self.models[digest], entry.oid)
-            needed.update(blobs)
+            self._live.update(blobs)
+            needed.update(blobs.values())
         if self._writer is not None:
             needed -= self._writer.oids()
         left = self._choose_packs(needed, keep)
@@ -207,7 +211,7 @@ class Rewrite:
 
     # ---- encodings ------------------------------------------------------------------------------------------------------
 
-    def _freed(self, id: str, foreign: Set[str]) -> tuple[str, str | None, Entry] | None:
+    def _freed(self, id: str, foreign: Set[str]) -> tuple[str, str | None, Sequence[Buffer]] | None:
         """A chunk against the nearest of its bases that stays, or plain: the smaller. None where it cannot be read."""
         base = self.bases[id]
         while base is not None and base in foreign:
@@ -220,24 +224,25 @@ class Rewrite:
         if base is not None and self.rows[base].raw == len(data):
             delta = encode_delta(data, self.read(base), base, dtype)
             if sum(map(len, delta)) < sum(map(len, plain)):
-                return id, base, make_entry("blob", delta)
-        return id, None, make_entry("blob", plain)
+                return id, base, delta
+        return id, None, plain
 
     def _dtype(self, id: str) -> str:
         blob = self.store.objects.expect(self.rows[id].oid, "blob")
         return inspect(blob, where=f"chunk {id[:12]}").dtype
 
-    def _items(self, tree: bytes) -> Iterable[tuple[str, bytes, bool]]:
+    def _items(self, tree: bytes) -> list[tuple[str, bytes, bool]]:
         """The entries of a model tree; none where it is lost."""
         try:
             return list(model_items(self.store.objects, tree))
         except StoreError:
-            return ()
+            return []
 
-    def _model_tree(self, digest: str, tree: bytes) -> tuple[Entry, Collection[bytes]]:
+    def _model_tree(self, digest: str, tree: bytes) -> tuple[Entry, dict[str, bytes]]:
         """The model tree as it is to be, the model's own chunks and the bases that they need now; and its blobs."""
-        before = {id: oid for id, oid, _ in self._items(tree)}
-        deltas = {id for id, _, is_delta in self._items(tree) if is_delta and id not in self.bases}
+        items = self._items(tree)
+        before = {id: oid for id, oid, _ in items}
+        deltas = {id for id, _, is_delta in items if is_delta and id not in self.bases}
         own = self.own.get(digest)
         if own is None or not all(id in self.bases for id in own):
             own = (
@@ -254,7 +259,7 @@ class Rewrite:
                 if base is not None:
                     deltas.add(id)
                     wanted.append(base)
-        return make_model_tree(needed, deltas), needed.values()
+        return make_model_tree(needed, deltas), needed
 
     # ---- packs ----------------------------------------------------------------------------------------------------------
 
@@ -320,7 +325,8 @@ class Rewrite:
             if planned is None or planned.before != tree:
                 entry, blobs = self._model_tree(digest, tree)
                 entries.append(entry)
-                late.update(blobs)
+                self._live.update(blobs)
+                late.update(blobs.values())
                 planned = _Planned(tree, entry.oid)
             changes[digest] = planned.after
         new, upper = state.write(changes)
@@ -332,6 +338,20 @@ class Rewrite:
         if new != old and not store.update_ref(new, old):
             raise AssertionError("the reference moved under the lock")
         self._delete((late | self._stuck) - self._staying)
+        store.lookup.rewritten(old.hex(), new.hex(), self._rows_now(), self.rows.keys() - self._live, changes)
+
+    def _rows_now(self) -> dict[str, ChunkRow]:
+        """The rows of the cache that are another now."""
+        depths = chain_lengths(self.bases)
+        now = {}
+        for id in self.rows.keys() & self._live:
+            row = self.rows[id]
+            new = ChunkRow(
+                self.blob_of[id], self.bases[id], row.raw, self._stored.get(id, row.stored), depths[id]
+            )
+            if new != row:
+                now[id] = new
+        return now
 
     def _delete(self, spared: Set[bytes]) -> None:
         """Deletes the packs and loose objects that there were, but for those that stay or hold any of `spared`."""
@@ -349,6 +369,21 @@ class Rewrite:
             if lost or _OURS.match(path.name):
                 path.unlink(missing_ok=True)
         sync_folder(self._folder)
+
+
+def chain_lengths(bases: Mapping[str, str | None]) -> dict[str, int]:
+    """How many deltas lead from each chunk to a plain one (or to one that is lost)."""
+    lengths: dict[str, int] = {}
+    for id in bases:
+        chain = []
+        wanted: str | None = id
+        while wanted is not None and wanted in bases and wanted not in lengths:
+            chain.append(wanted)
+            wanted = bases[wanted]
+        for link in reversed(chain):
+            base = bases[link]
+            lengths[link] = 0 if base is None else lengths.get(base, 0) + 1
+    return lengths
 
 
 def _holds_blob(pack: Pack, offset: int) -> bool:

@@ -80,8 +80,8 @@ def test_the_history_holds_each_version_once_newest_first(repo, versions, make_a
     repo.git("branch", "-q", "-D", "side")
     repo.write(MODEL, make_arrays(1))
     repo.commit("back to 1")
-    history = model_history(repo.repository)
-    assert list(history.lineages) == [MODEL, "other.safetensors"]
+    history = model_history(repo.repository, repo.repository.store().stamps)
+    assert history.lineages.keys() == {MODEL, "other.safetensors"}
     first, second, third = (digest(repo, commit) for commit in versions)
     assert [manifest.digest for manifest in history.lineages[MODEL]] == [first, third, second]
     assert history.keep_plain == {first}
@@ -90,11 +90,13 @@ def test_the_history_holds_each_version_once_newest_first(repo, versions, make_a
 def test_tips_heads_and_linked_worktrees_stay_plain(repo, versions):
     repo.git("branch", "old", versions[0])
     repo.git("worktree", "add", "-q", "--detach", "../linked", versions[1])
-    assert model_history(repo.repository).keep_plain == {digest(repo, commit) for commit in versions}
+    assert model_history(repo.repository, repo.repository.store().stamps).keep_plain == {
+        digest(repo, commit) for commit in versions
+    }
 
 
 def test_no_commit_no_history(repo):
-    history = model_history(repo.repository)
+    history = model_history(repo.repository, repo.repository.store().stamps)
     assert (history.lineages, history.keep_plain) == ({}, frozenset())
 
 
@@ -151,7 +153,7 @@ def test_one_unreadable_manifest_closes_no_history(repo, versions, make_arrays, 
     with pytest.raises(ManifestError, match=bad[:10]):
         models_at(repo.repository, "HEAD")
     first, second, third = (digest(repo, commit) for commit in versions)
-    assert model_history(repo.repository).keep_plain == frozenset()
+    assert model_history(repo.repository, repo.repository.store().stamps).keep_plain == frozenset()
     repo.write(MODEL, make_arrays(1))
     repo.commit("mended")
     after, edited, *older = model_log(repo.repository, ["HEAD"], [])
@@ -159,7 +161,7 @@ def test_one_unreadable_manifest_closes_no_history(repo, versions, make_arrays, 
     ((mended,), (broken,)) = (after.change.paths, edited.change.paths)
     assert (mended.before, mended.after.digest, mended.unreadable) == (None, first, (True, False))
     assert (broken.before.digest, broken.after, broken.unreadable) == (third, None, (False, True))
-    (lineage,) = model_history(repo.repository).lineages.values()
+    (lineage,) = model_history(repo.repository, repo.repository.store().stamps).lineages.values()
     assert [manifest.digest for manifest in lineage] == [first, third, second]
     monkeypatch.chdir(repo.path)
     assert run(["log", "-n", "2"]) == 0

@@ -38,7 +38,7 @@ def test_scopes_and_the_command_line(set_up, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_KEY_0", "gru.fetchInclude")
     monkeypatch.setenv("GIT_CONFIG_VALUE_0", "z")
     settings = Settings(set_up.git("config", "--list", "--show-scope", "-z").encode())
-    found = list(settings.matching(r"^gru\."))
+    found = list(settings.matching(r"^gru\.fetch"))
     assert found == [
         Setting("global", "gru.fetchinclude", "a,b"),
         Setting("local", "gru.fetchinclude", "c = d\nsecond line"),

@@ -22,6 +22,7 @@ import safetensors.numpy
 import zstandard
 
 from git_gru.store.ingest import ingest
+from git_gru.store.lookup import Lookup
 from git_gru.store.manifest import Manifest
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
@@ -157,6 +158,21 @@ def whole(git: Callable[..., str]) -> Callable[[Store], None]:
             git(store.repository, "verify-pack", str(index))
 
     return check
+
+
+@pytest.fixture(scope="session")
+def cache_is_right() -> Iterator[Callable[[Store], None]]:
+    """`cache_is_right(store)`: asserts that the lookup cache says what it would say if it were rebuilt from the trees."""
+    with tempfile.TemporaryDirectory() as folder:
+
+        def check(store: Store) -> None:
+            fresh = Lookup(Path(folder) / f"{os.urandom(8).hex()}.sqlite")
+            fresh.sync(store.tree(), store.objects)
+            store.sync()
+            assert store.lookup.rows() == fresh.rows()
+            fresh.close()
+
+        yield check
 
 
 @pytest.fixture

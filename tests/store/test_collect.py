@@ -121,7 +121,12 @@ def test_an_empty_store(store: Store) -> None:
 
 
 def test_survivors_do_not_hang_on_what_was_dropped(
-    store: Store, add: Add, read: Read, lineage: Lineage, whole: Callable[[Store], None]
+    store: Store,
+    add: Add,
+    read: Read,
+    lineage: Lineage,
+    whole: Callable[[Store], None],
+    cache_is_right: Callable[[Store], None],
 ) -> None:
     contents = lineage(6)
     manifests = [add(store, content) for content in contents]
@@ -133,6 +138,7 @@ def test_survivors_do_not_hang_on_what_was_dropped(
     assert done.rewritten == 1
     assert kept_as(store, chunks[3]) == ("delta", chunks[5]), "the nearest of its bases that stays"
     assert kept_as(store, chunks[2]) == ("delta", chunks[3])
+    cache_is_right(store)
     done = dropping_all_but(store, manifests[2])
     assert done.rewritten == 1
     assert kept_as(store, chunks[2]) == ("plain", None)
@@ -342,7 +348,7 @@ def between(store: Store, monkeypatch: pytest.MonkeyPatch, act: Callable[[], obj
 
 def test_a_model_that_takes_chunks_of_one_that_is_going(
     store: Store, add: Add, read: Read, file_of: Callable[..., bytes], weights: Callable[..., bytes],
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, cache_is_right: Callable[[Store], None],
 ) -> None:  # fmt: skip
     body = weights(1, 20_000)
     gone = add(store, file_of([("w", "F32", [20_000], body)]))
@@ -355,12 +361,19 @@ def test_a_model_that_takes_chunks_of_one_that_is_going(
     assert read(Store(store.folder), added[0]) == new
     assert added[0].tensors["v"].chunks == gone.tensors["w"].chunks
     monkeypatch.undo()
+    cache_is_right(store)
     dropping_all_but(store, stays, added[0])
     assert read(Store(store.folder), added[0]) == new
+    cache_is_right(store)
 
 
 def test_a_model_that_is_added_again_while_it_is_going(
-    store: Store, add: Add, read: Read, lineage: Lineage, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    add: Add,
+    read: Read,
+    lineage: Lineage,
+    monkeypatch: pytest.MonkeyPatch,
+    cache_is_right: Callable[[Store], None],
 ) -> None:
     contents = lineage(4)
     manifests = [add(store, content) for content in contents]
@@ -368,6 +381,7 @@ def test_a_model_that_is_added_again_while_it_is_going(
     between(store, monkeypatch, lambda: add(Store(store.folder), contents[0]))
     done = dropping_all_but(store, manifests[3], manifests[2])
     assert done.dropped == {manifests[1].digest}
+    cache_is_right(store)
     for at in (0, 2, 3):
         assert read(Store(store.folder), manifests[at]) == contents[at]
 

@@ -22,6 +22,7 @@ from git_gru.store.manifest import (
     TensorEntry,
     is_manifest,
     parse_manifest,
+    stated_digest,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -388,3 +389,18 @@ def test_a_manifest_is_a_function_of_the_bytes_alone(
     assert (
         one.encode() == two.encode() == describe(io.BytesIO(data), expect_safetensors=True).manifest.encode()
     )
+
+
+@given(MANIFESTS)
+@settings(deadline=None, max_examples=30)
+def test_the_stated_digest_is_that_of_a_whole_parse(manifest: Manifest) -> None:
+    text = manifest.encode()
+    assert stated_digest(text) == manifest.digest
+    for spoilt in (
+        text[:-1],
+        text + b" ",
+        text.replace(b'"size"', b'"sizf"', 1),
+        text.replace(b": 1,", b": 2,", 1),
+        b"",
+    ):
+        assert stated_digest(spoilt) is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from git_gru.errors import InputError
 from git_gru.ids import digest
+from git_gru.store import columns
 from git_gru.store.codec import Encoding, inspect
 from git_gru.store.columns import DEPTH
 from git_gru.store.ingest import ingest
@@ -284,14 +285,68 @@ def test_lineages_that_share_rename_and_interleave(
     whole(store)
 
 
+def test_a_copy_under_another_path_becomes_deltas_against_its_origin(
+    store: Store, add: Add, read: Read, lineage: Lineage, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    contents = lineage(9)
+    manifests = filled(store, add, contents)
+    chunks = [manifest.tensors["w"].chunks[0] for manifest in manifests]
+    # At the fifth version the file was renamed: neither path's history has both sides of that.
+    now, before = manifests[:4:-1], manifests[4::-1]
+    ranks = {manifest.digest: rank for rank, manifest in enumerate(manifests[::-1])}
+    repack(store, [now, before], {manifests[-1].digest}, ranks=ranks)
+    kept = encodings(store)
+    as_one = Store.open(tmp_path_factory.mktemp("one") / "gru")
+    repack(as_one, [filled(as_one, add, contents)[::-1]], set())
+    assert kept == encodings(as_one)
+    as_one.close()
+    assert kept[chunks[4]].base in chunks[5:]
+    assert max(chain(kept, id) for id in kept) <= DEPTH
+    # A copy of an old version, made and dropped again: the origin in its middle is nearest, not its end.
+    copy = [contents[4][:-4] + b"\0\0\0\0"]
+    manifests += filled(store, add, copy)
+    ranks[manifests[9].digest] = 4
+    repack(store, [manifests[8::-1], manifests[9:]], {manifests[8].digest}, ranks=ranks)
+    kept = encodings(store)
+    base = kept[manifests[9].tensors["w"].chunks[0]].base
+    assert base in {chunks[3], chunks[4], chunks[5]}
+    self_contained(store)
+    assert [read(Store(store.folder), manifest) for manifest in manifests] == [*contents, *copy]
+
+
+def test_what_no_delta_could_make_smaller_is_not_tried_again_unless_asked(
+    store: Store, add: Add, file_of: Callable[..., bytes], weights: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    manifests = filled(store, add, [file_of([("w", "F32", [3000], weights(n, 3000))]) for n in range(4)])
+    calls = []
+    real = columns.encode_delta
+    monkeypatch.setattr(columns, "encode_delta", lambda *given: calls.append(1) or real(*given))
+    repack(store, [manifests[::-1]], set())
+    tried = len(calls)
+    assert tried >= 3
+    assert len(store.lookup.settled()) == 3
+    repack(store, [manifests[::-1]], set(), anew=False)
+    assert len(calls) == tried
+    repack(store, [manifests[::-1]], set())
+    assert len(calls) == 2 * tried
+
+
+def test_what_plain_encodings_take_is_remembered(store: Store, add: Add, lineage: Lineage) -> None:
+    manifests = filled(store, add, lineage(4))
+    before = {id: row.stored for id, row in store.lookup.rows().items()}
+    repack(store, [manifests[::-1]], set())
+    deltas = {id for id, encoding in encodings(store).items() if encoding.codec == "delta"}
+    assert store.lookup.plain_sizes() == {id: before[id] for id in deltas}
+
+
 @given(
     st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), min_size=1, max_size=6),
     st.data(),
 )
 @settings(deadline=None, max_examples=15)
 def test_any_lineages(
-    new_store: Callable[[], Store], add: Add, read: Read, file_of: Callable[..., bytes], models: list[list[int]],
-    data: st.DataObject,
+    new_store: Callable[[], Store], add: Add, read: Read, file_of: Callable[..., bytes],
+    cache_is_right: Callable[[Store], None], models: list[list[int]], data: st.DataObject,
 ) -> None:  # fmt: skip
     # Few distinct, similar chunks, so that columns and lineages meet in every way.
     chunks = [np.arange(600, dtype=np.uint32) * (n % 2 + 1) + n for n in range(6)]
@@ -313,6 +368,7 @@ def test_any_lineages(
         for manifest in named.values():
             assert all(chain(kept, id) <= depth for id in manifest.chunks())
         self_contained(store)
+        cache_is_right(store)
         assert [read(Store(store.folder), manifest) for manifest in manifests] == contents
     store.close()
 
@@ -415,7 +471,12 @@ def test_a_reader_that_read_the_reference_just_before(
 
 
 def test_adds_during_a_repack_survive(
-    store: Store, add: Add, read: Read, lineage: Lineage, whole: Callable[[Store], None]
+    store: Store,
+    add: Add,
+    read: Read,
+    lineage: Lineage,
+    whole: Callable[[Store], None],
+    cache_is_right: Callable[[Store], None],
 ) -> None:
     contents, later = lineage(6, count=3000), lineage(12, seed=7, count=3000)
     manifests = filled(store, add, contents)
@@ -431,6 +492,7 @@ def test_adds_during_a_repack_survive(
 
     repack(store, [manifests[::-1]], set(), progress=between)
     assert len(added) > 10
+    cache_is_right(store)
     for reader in (store, Store(store.folder)):
         for manifest, content in [*added, *zip(manifests, contents, strict=True)]:
             assert read(reader, manifest) == content
