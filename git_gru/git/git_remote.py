@@ -45,8 +45,6 @@ _ABSENT = ("does not appear to be a git repository", "repository not found", "no
 _QUICK = (
     # Weights do not compress, and Git would hunt for deltas between them
     *("-c", "core.compression=0", "-c", "pack.compression=0", "-c", "pack.window=0"),
-    # Git's quick way to find what a server has compares trees at the same path: chunks of other models would be sent again
-    *("-c", "pack.useSparse=false"),
     *("-c", "core.bigFileThreshold=1k", "-c", "core.hooksPath=/dev/null"),
     *("-c", "maintenance.auto=false", "-c", "gc.auto=0", "-c", "protocol.version=2"),
     *("-c", "fetch.unpackLimit=1", "-c", "fetch.fsckObjects=false", "-c", "fetch.recurseSubmodules=false"),
@@ -117,16 +115,20 @@ class GitRemote:
         """As `Remote.blobs`."""
         self._objects(oids)
 
-    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
-        """As `Remote.move`."""
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False, shared: bool = True) -> bool:
+        """As `Remote.move`.
+
+        Git has a quick way to find what a remote lacks (`pack.useSparse`), which compares trees at the same paths: it sends again
+        what other models have.
+        """
         lease = (f"--force-with-lease={REF}:{old.hex()}",) if replace and old is not None else ()
         with tempfile.NamedTemporaryFile(dir=self._store.folder, prefix="shallow-") as shallow:
             # Of the commits whose history is not here this push has to do with one; to hear of others puts a server off
             shallow.write(f"{old.hex()}\n".encode() if old is not None else b"")
             shallow.flush()
             status, said = self._git(
-                *_QUICK, *self._as_remote(), "push", self._progress(), "--no-verify", "--recurse-submodules=no",
-                *lease, "gru", f"{new.hex()}:{REF}", GIT_SHALLOW_FILE=shallow.name,
+                *_QUICK, "-c", f"pack.useSparse={str(not shared).lower()}", *self._as_remote(), "push", self._progress(),
+                "--no-verify", "--recurse-submodules=no", *lease, "gru", f"{new.hex()}:{REF}", GIT_SHALLOW_FILE=shallow.name,
             )  # fmt: skip
         if status == 0:
             self._remember(new)

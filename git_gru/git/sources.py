@@ -51,7 +51,7 @@ class _Untrusted:
         """As `Remote.blobs`."""
         raise RemoteError(self.name)
 
-    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False, shared: bool = True) -> bool:
         """As `Remote.move`."""
         raise RemoteError(self.name)
 

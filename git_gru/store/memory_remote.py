@@ -51,7 +51,7 @@ class MemoryRemote:
         """As `Remote.blobs`."""
         self._take(oids)
 
-    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False, shared: bool = True) -> bool:
         """As `Remote.move`."""
         sent: list[bytes] = []
         self._send(new, sent)

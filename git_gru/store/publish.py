@@ -50,10 +50,14 @@ class Published:
 
 @dataclass(slots=True)
 class _Batch:
-    """What one push carries: model trees by digest, trees of parts, and the bytes of the new blobs below them."""
+    """What one push carries: model trees by digest, trees of parts, and the bytes of the new blobs below them.
+
+    `shared` says that these trees name other blobs as well, headers apart: such as the remote has by then.
+    """
 
     models: dict[str, Entry] = field(default_factory=dict)
     parts: dict[str, Entry] = field(default_factory=dict)
+    shared: bool = False
     blobs: int = 0
     bytes: int = 0
 
@@ -204,6 +208,7 @@ class _Publish:
                 yield from self._parts(digest, needed, new)
                 new, size = {}, 0
             batch.models[digest] = tree_of(needed)
+            batch.shared |= any(id not in new and id != manifest.header for id in needed)
             batch.blobs += len(new)
             batch.bytes += size
             self.there.update(kept.oid for kept in new.values())
@@ -211,13 +216,13 @@ class _Publish:
 
     def _parts(self, digest: str, needed: Mapping[str, Kept], new: Mapping[str, Kept]) -> Iterator[_Batch]:
         """The blobs of a model that is too large for one batch."""
-        batch = _Batch()
+        batch = _Batch(shared=True)
         arrived = {id: kept for id, kept in needed.items() if id not in new}
         for id, kept in new.items():
             if batch.blobs and batch.bytes + kept.size > BATCH_BYTES:
                 batch.parts[digest] = tree_of(arrived)
                 yield batch
-                batch = _Batch()
+                batch = _Batch(shared=True)
             arrived[id] = kept
             self.there.add(kept.oid)
             batch.blobs += 1
@@ -240,7 +245,7 @@ class _Publish:
             if not models and not batch.parts and not self.relied & state.unneeded.keys():
                 return
             new = self._write(state, models, arriving, batch)
-            if self.remote.move(new, self.tip):
+            if self.remote.move(new, self.tip, shared=batch.shared):
                 self.tip = new
                 break
             self._wait(attempt)

@@ -51,10 +51,11 @@ class Remote(Protocol):
         """Makes these blobs durable here. Raises `RemoteError` where one cannot be had."""
         ...
 
-    def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
+    def move(self, new: bytes, old: bytes | None, *, replace: bool = False, shared: bool = True) -> bool:
         """Sends the commit `new` with what the remote lacks of it, and makes it the state if that is still `old`.
 
-        `new` is a child of `old`, or with `replace` has no parent. False when the state is another by now. Raises `RemoteError`
-        when the remote refuses.
+        `new` is a child of `old`, or with `replace` has no parent. `shared` says that its new model trees name blobs of any
+        size that the remote has in other models: not to send these again may take time that grows with all models. False when the
+        state is another by now. Raises `RemoteError` when the remote refuses.
         """
         ...

@@ -420,10 +420,10 @@ def test_a_push_between_the_collectors_look_and_its_drop_saves_the_model(
         def __getattr__(self, name: str) -> object:
             return getattr(inner, name)
 
-        def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
-            if replace and old is not None and state_of(one, hub.view(one)).unneeded:
+        def move(self, new: bytes, old: bytes | None, **how: bool) -> bool:
+            if how.get("replace") and old is not None and state_of(one, hub.view(one)).unneeded:
                 publish(one, hub.view(one), [[model]])
-            return inner.move(new, old, replace=replace)
+            return inner.move(new, old, **how)
 
     collect_remote(two, Late(), set(), now=100, grace=10)  # type: ignore[arg-type]
     assert set(state_of(one, hub.view(one)).models()) == {model.digest}
@@ -501,12 +501,12 @@ def test_large_models_go_in_parts_and_go_on_after_an_interruption(
         def __getattr__(self, name: str) -> object:
             return getattr(real, name)
 
-        def move(self, new: bytes, old: bytes | None, *, replace: bool = False) -> bool:
+        def move(self, new: bytes, old: bytes | None, **how: bool) -> bool:
             nonlocal moves
             moves += 1
             if moves == 4:
                 raise KeyboardInterrupt
-            return real.move(new, old)
+            return real.move(new, old, **how)
 
     with pytest.raises(KeyboardInterrupt):
         publish(one, Dying(), [[manifest]])  # type: ignore[arg-type]
