@@ -16,7 +16,7 @@ from git_gru.store.chunks import CHUNK_BYTES, cut_lengths
 from git_gru.store.codec import ChunkDamagedError, inspect
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import ObjectMissingError, Objects
-from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError
+from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError, blamed
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, ModelMissingError, Store, read_chunk
 from git_gru.store.trees import StoreTree, TreeError, model_blobs
 from git_gru.store.writer import link
@@ -29,9 +29,6 @@ _NOWHERE = (
     "Ask whoever committed it to run `git gru push`, or name the repository that has it: a remote (git remote add), or its "
     "address in .gruconfig (git gru trust)"
 )
-
-
-_NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,8 @@ class _Bring:
         failed: list[RemoteError] = []
         for remote in remotes if self.wanted else ():
             try:
-                self._from(remote)
+                with blamed(remote):
+                    self._from(remote)
             except RemoteError as error:
                 failed.append(error)
                 self.tried.append(f"{remote.name} (failed)")
@@ -159,14 +157,20 @@ def locate(store: Store, remotes: Iterable[Remote], manifest: Manifest) -> Part:
     """
     if store.has_model(manifest.digest):
         return Part(store, None, manifest, store.blobs(manifest))
-    tried = []
+    tried: list[str] = []
+    failed: list[RemoteError] = []
     for remote in remotes:
         tried.append(remote.name)
-        with store.locked(alone=False):
-            tree = StoreTree(store.objects, remote.look()).model(manifest.digest)
-            if tree is not None:
-                fetch_trees(store.objects, remote, [tree])
-                return Part(store, remote, manifest, _blobs_of(store.objects, tree, manifest))
+        try:
+            with store.locked(alone=False), blamed(remote):
+                tree = StoreTree(store.objects, remote.look()).model(manifest.digest)
+                if tree is not None:
+                    fetch_trees(store.objects, remote, [tree])
+                    return Part(store, remote, manifest, _blobs_of(store.objects, tree, manifest))
+        except RemoteError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     raise ModelMissingError(
         f"the model {manifest.digest[:12]} is neither in the store {store.folder} nor in a remote "
         f"(tried: {', '.join(tried) or 'there is no remote'})",
@@ -191,22 +195,26 @@ def _blobs_of(objects: Objects, tree: bytes, manifest: Manifest) -> dict[str, by
     blobs = model_blobs(objects, tree)
     chunks = set(manifest.chunks())
     if not chunks <= blobs.keys() or len(blobs) > LONGEST_CHAIN * len(chunks):
-        raise TreeError(
-            f"model tree {tree.hex()} is not that of the model {manifest.digest[:12]}",
-            hint=_NOT_OURS,
-        )
+        raise TreeError(f"model tree {tree.hex()} is not that of the model {manifest.digest[:12]}")
     return blobs
 
 
 def _require_whole(objects: Objects, blobs: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Raises `ChunkDamagedError` unless every blob is a stored chunk whose base is among them."""
-    for id, oid in blobs.items():
-        base = _base(objects, oid, id)
+    """Raises `ChunkDamagedError` unless every blob is a stored chunk whose bases are among them, down to a plain one."""
+    bases = {id: _base(objects, oid, id) for id, oid in blobs.items()}
+    for id, base in bases.items():
         if base is not None and base not in blobs:
             raise ChunkDamagedError(
-                f"the model {manifest.digest[:12]} came without the base {base[:12]} of its chunk {id[:12]}",
-                hint=_NOT_OURS,
+                f"the model {manifest.digest[:12]} came without the base {base[:12]} of its chunk {id[:12]}"
             )
+    for id, base in bases.items():
+        links = 0
+        while base is not None:
+            base, links = bases[base], links + 1
+            if links >= LONGEST_CHAIN:
+                raise ChunkDamagedError(
+                    f"the model {manifest.digest[:12]} came with a chunk {id[:12]} whose chain of bases does not end"
+                )
 
 
 def _base(objects: Objects, oid: bytes, id: str) -> str | None:

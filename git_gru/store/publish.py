@@ -10,6 +10,7 @@ the new one: both succeed. A model larger than a batch arrives in parts under `i
 interrupted push goes on where it stopped.
 """
 
+import contextlib
 import random
 import threading
 import time
@@ -23,11 +24,12 @@ from git_gru.store.codec import encode_plain, inspect
 from git_gru.store.columns import DEPTH, WINDOW, Column, columns_of, place_column
 from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
+from git_gru.store.objects import ObjectDamagedError, ObjectMissingError
 from git_gru.store.packs import Entry, PackWriter, make_entry
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError
+from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError, blamed
 from git_gru.store.store import BRING, ChunkMissingError, ModelMissingError, Store
-from git_gru.store.trees import StoreTree, make_model_tree, model_blobs, model_deltas
+from git_gru.store.trees import StoreTree, TreeError, make_model_tree, model_blobs, model_deltas
 
 PACKED_FROM = 100
 """So many objects, and a Git server keeps a push as a pack (`receive.unpackLimit`); fewer become loose objects."""
@@ -37,6 +39,9 @@ PADDED_BYTES = 1 << 20
 
 MOST_TRIES = 100
 """How often a batch is put on top of a state that others move meanwhile."""
+
+MOST_REFUSALS = 10
+"""How often in a row a remote may refuse a batch without that its state moves: a lock that somebody holds is gone by then."""
 
 Progress = Callable[[int, int], None]
 """Told (done, all) in bytes to send."""
@@ -112,8 +117,7 @@ class _Publish:
         keep_plain: Set[str],
         related: Related,
     ) -> Published:
-        state = StoreTree(self.store.objects, self.tip)
-        there = state.models()
+        state, there = self._state()
         lines = [[m for m in line if m.digest not in there] for line in lineages]
         models = {manifest.digest: manifest for line in lines for manifest in line}
         if not models:
@@ -121,13 +125,20 @@ class _Publish:
         self.store.require(models.values())
         self._require_here(models.values())
         if there:
-            self._find_kept(models.values(), there, related)
+            with blamed(self.remote):
+                self._find_kept(models.values(), there, related)
         self._find_arrived(state, models)
         self._encode(lines, keep_plain)
         self.all = sum(kept.size for kept in self.plan.values() if kept.oid not in self.there)
         for batch in self._batches(models):
             self._move(batch)
         return Published(self.models, self.blobs, self.bytes)
+
+    def _state(self) -> tuple[StoreTree, Mapping[str, bytes]]:
+        """The remote's state as it was last seen, and its models."""
+        with blamed(self.remote):
+            state = StoreTree(self.store.objects, self.tip)
+            return state, state.models()
 
     def clean(self) -> None:
         """Deletes the blobs that were encoded for this remote alone."""
@@ -167,10 +178,11 @@ class _Publish:
                     self.there.add(blobs[id])
 
     def _find_arrived(self, state: StoreTree, models: Mapping[str, Manifest]) -> None:
-        """Notes the blobs that an interrupted push has brought to the remote."""
+        """Notes the blobs that an interrupted push has brought to the remote. A tree that is none is replaced."""
         for digest, tree in state.incoming.items():
-            if digest in models and self.store.objects.has(tree):
-                self.there.update(model_blobs(self.store.objects, tree).values())
+            if digest in models:
+                with contextlib.suppress(ObjectMissingError, ObjectDamagedError, TreeError):
+                    self.there.update(model_blobs(self.store.objects, tree).values())
 
     def _encode(self, lines: Sequence[Sequence[Manifest]], keep_plain: Set[str]) -> None:
         """Plans how each chunk that the remote lacks is kept there; what must be encoded anew goes to the fresh pack."""
@@ -281,9 +293,9 @@ class _Publish:
 
     def _move(self, batch: _Batch) -> None:
         """Sends a batch, on top of whatever the remote's state is by then."""
+        refusals = 0
         for attempt in range(MOST_TRIES):
-            state = StoreTree(self.store.objects, self.tip)
-            there = state.models()
+            state, there = self._state()
             models = {digest: tree for digest, tree in batch.models.items() if digest not in there}
             arriving = {d: t for d, t in state.incoming.items() if d not in batch.models and d not in there}
             arriving |= {digest: entry.oid for digest, entry in batch.parts.items()}
@@ -295,7 +307,14 @@ class _Publish:
                 break
             # Whoever lost moves again after a while that differs from the others'
             time.sleep(random.uniform(0, min(2.0, 0.05 * 2 ** min(attempt, 6))))
-            self.tip = self.remote.look()
+            seen, self.tip = self.tip, self.remote.look()
+            refusals = refusals + 1 if self.tip == seen else 0
+            if refusals == MOST_REFUSALS:
+                raise RemoteError(
+                    f"{self.remote.name} takes no new models, although nobody else moves its refs/gru/store",
+                    hint="Look there for a refs/gru/store.lock that a killed git has left, and who may write; then run the "
+                    "command again",
+                )
         else:
             raise RemoteError(
                 f"others publish to {self.remote.name} all the time: gave up after {MOST_TRIES} tries",

@@ -97,8 +97,10 @@ class Writer:
         model = self._model_tree(manifest)
         pack, self._pack = self._pack, None
         old, new = link(self._store, {manifest.digest: model.oid}, [model], pack)
-        if known:
-            self._store.objects.packs()  # looks at them anew: the mended copies shall be found before the damaged ones
+        if known and pack is not None and pack.written is not None:
+            self._store.objects.prefer(
+                pack.written
+            )  # the mended copies shall be found before the damaged ones
         names = (old.hex() if old else "", new.hex())
         self._store.lookup.put(self._rows, {manifest.digest: model.oid}, *names)
 
