@@ -34,7 +34,9 @@ _PACK = re.compile(r"pack-[0-9a-f]{40}\.pack\Z")
 DEEPEST = 16
 """Longest chain that may be asked for; readers follow `store.LONGEST_CHAIN`, far more."""
 
-_OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
+_LEFT = re.compile(r"tmp_(pack|idx|rev)_[0-9A-Za-z]+\Z")
+"""What a killed writer leaves, ours or a git that fetched: none is under way while the lock is held alone."""
+
 
 Progress = Callable[[int, int], None]
 
@@ -253,11 +255,11 @@ class _Repack:
         spared = {pack.path for pack in kept} | {written, self.written}
         for pack in self.packs:
             if pack.path not in spared:
-                for suffix in (".idx", ".pack", ".promisor", ".rev"):
+                for suffix in (".idx", ".pack", ".promisor", ".rev", ".keep"):
                     pack.path.with_suffix(suffix).unlink(missing_ok=True)
         for path in folder.iterdir():
             lost = _PACK.match(path.name) and not path.with_suffix(".idx").exists()
-            if lost or _OURS.match(path.name):
+            if lost or _LEFT.match(path.name):
                 path.unlink(missing_ok=True)
         sync_folder(folder)
         store.sync()

@@ -11,6 +11,7 @@ import fcntl
 import functools
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -95,8 +96,11 @@ class Store:
             with open(folder / "lock", "ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # two first writers: one makes it, the other finds it
                 if not (store.repository / "HEAD").is_file():
-                    # HEAD is written last by a rename, so that a creation that was killed is begun again.
+                    # HEAD is written last by a rename, so that a creation that was killed is begun again: without what
+                    # it left, because a git that is killed while it initializes leaves a lock
                     building = folder / "store.new"
+                    if building.exists():
+                        shutil.rmtree(building)
                     try:
                         run_git(None, "init", "--quiet", "--bare", "--template=", str(building))
                     except StoreError as error:
@@ -180,11 +184,13 @@ class Store:
         return True
 
     def forget_remotes(self) -> None:
-        """Forgets what was seen of remotes, which the next look at each brings anew. For whoever holds the lock alone."""
-        import shutil
-
+        """Forgets what was seen of remotes, which the next look at each brings anew, and what killed processes left that were
+        talking to them. For whoever holds the lock alone.
+        """
         shutil.rmtree(self.repository / "refs/gru/remotes", ignore_errors=True)
         (self.repository / "shallow").unlink(missing_ok=True)
+        for left in (*self.folder.glob("shallow-*"), *self.repository.glob("shallow[._]*")):
+            left.unlink(missing_ok=True)
 
     def _explained(self, error: StoreError) -> Exception:
         """What made git fail: a full disk, of which git does not always speak, or what it said."""
@@ -194,9 +200,14 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Holds the store's lock: shared for writers, alone for maintenance."""
+        """Holds the store's lock: shared for writers, alone for maintenance.
+
+        A store that cannot be written can be held shared: what it has is known without writing anything.
+        """
+        path = self.folder / "lock"
         try:
-            file = open(self.folder / "lock", "ab")  # noqa: SIM115 - closed below
+            may_write = alone or os.access(path, os.W_OK) or not path.exists()
+            file = open(path, "ab" if may_write else "rb")  # noqa: SIM115 - closed below
         except OSError as error:
             raise no_room(error, self.folder) from error
         with file:
