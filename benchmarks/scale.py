@@ -1,7 +1,7 @@
 """Scale: what steps cost as a repository grows, and what travels; beside git-lfs. `python -m benchmarks.scale [--quick]`.
 
-Prints Markdown tables; docs/benchmarks.md holds the latest, docs/scale.md what follows from them. Times are medians; tools and sizes
-take turns. Read the ratios.
+Prints Markdown tables; docs/benchmarks.md holds the latest, docs/scale.md what follows from them. Times are medians; tools and
+sizes take turns. Read the ratios.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """Writing packs: Git's own object files, many objects in one, made without `git`.
 
 A store's blobs are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as
-small as any and costs next to nothing. Trees and commits, made of hexadecimal digits, are compressed, and so is what goes into the
-user's repository (`deflated_entry`, `PackWriter.stream`) where that helps. A pack becomes visible only when its index is renamed
-into place, after both were flushed to disk: a killed writer leaves a temporary file and nothing else.
+small as any and costs next to nothing. Trees and commits, made of hexadecimal digits, are compressed, and so is what goes into
+the user's repository (`deflated_entry`, `PackWriter.stream`) where that helps. A pack becomes visible only when its index is
+renamed into place, after both were flushed to disk: a killed writer leaves a temporary file and nothing else.
 
 Formats: gitformat-pack(5) (pack v2, idx v2), RFC 1950 and 1951 (stored blocks). `git fsck --strict` and `git verify-pack` are
 the oracle in tests.
@@ -109,6 +109,8 @@ class PackWriter:
 
     def __init__(self, folder: Path, expected: int) -> None:
         self.folder = folder
+        self.written: Path | None = None
+        """Where the pack is, once it is finished."""
         self._expected = expected
         self._entries: dict[bytes, tuple[int, int]] = {}
         unique = os.urandom(8).hex()
@@ -181,7 +183,8 @@ class PackWriter:
             self.abandon()
             return None
         try:
-            return self._publish(promised)
+            self.written = self._publish(promised)
+            return self.written
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):

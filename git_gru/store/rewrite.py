@@ -39,7 +39,9 @@ LARGE_PACK = 1 << 28
 
 _USED_SHARE = 0.8
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.pack\Z")
-_OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
+_LEFT = re.compile(r"tmp_(pack|idx|rev)_[0-9A-Za-z]+\Z")
+"""What a killed writer leaves, ours or a git that fetched: none is under way while the lock is held alone."""
+
 _LOOSE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{38}\Z")
 _BESIDE = (".pack", ".rev", ".promisor", ".bitmap", ".mtimes")
 
@@ -366,8 +368,10 @@ class Rewrite:
                 path.unlink(missing_ok=True)
         for path in self._folder.iterdir():
             lost = _PACK.match(path.name) and not path.with_suffix(".idx").exists()
-            if lost or _OURS.match(path.name):
+            if lost or _LEFT.match(path.name):
                 path.unlink(missing_ok=True)
+        for left in (*self.store.folder.glob("shallow-*"), *self.store.repository.glob("shallow[._]*")):
+            left.unlink(missing_ok=True)
         sync_folder(self._folder)
 
 

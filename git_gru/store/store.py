@@ -11,6 +11,7 @@ import fcntl
 import functools
 import os
 import re
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,8 +101,11 @@ class Store:
             with open(folder / "lock", "ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # two first writers: one makes it, the other finds it
                 if not (store.repository / "HEAD").is_file():
-                    # HEAD is written last by a rename, so that a creation that was killed is begun again.
+                    # HEAD is written last by a rename, so that a creation that was killed is begun again: without what
+                    # it left, because a git that is killed while it initializes leaves a lock
                     building = folder / "store.new"
+                    if building.exists():
+                        shutil.rmtree(building)
                     try:
                         run_git(None, "init", "--quiet", "--bare", "--template=", str(building))
                     except StoreError as error:
@@ -184,12 +188,13 @@ class Store:
     def locked(self, *, alone: bool) -> Iterator[None]:
         """Holds the store's lock: shared for writers, alone for maintenance.
 
-        Writers that come in turns would never leave a gap for maintenance: they let it pass first, for a moment.
+        Writers that come in turns would never leave a gap for maintenance: they let it pass first, for a moment. A store that
+        cannot be written can be held shared: what it has is known without writing anything.
         """
         with contextlib.ExitStack() as files:
             try:
-                turn = files.enter_context(open(self.folder / "turn.lock", "ab"))
-                lock = files.enter_context(open(self.folder / "lock", "ab"))
+                turn = files.enter_context(_lock_file(self.folder / "turn.lock", alone=alone))
+                lock = files.enter_context(_lock_file(self.folder / "lock", alone=alone))
             except OSError as error:
                 raise no_room(error, self.folder) from error
             if alone:
@@ -317,6 +322,12 @@ class Store:
         self.sync()
         row = self.lookup.get(id)
         return row.oid if row else None
+
+
+def _lock_file(path: Path, *, alone: bool) -> BinaryIO:
+    """The lock's file, made where it does not exist. One that cannot be written can still be locked by whoever shares it."""
+    may_write = alone or os.access(path, os.W_OK) or not path.exists()
+    return open(path, "ab" if may_write else "rb")
 
 
 def _let_pass(turn: BinaryIO) -> None:

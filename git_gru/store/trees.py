@@ -198,17 +198,21 @@ class StoreTree:
         items = {item.name: item for item in self._folder(root_of(self._objects, commit))}
         text = items.get(b"format")
         if text is None or b"models" not in items:
-            raise TreeError("the store's tree has no format or no models", hint=REPAIR)
+            raise TreeError(f"the store's state {commit.hex()} has no format or no models", hint=REPAIR)
         content = bytes(self._objects.expect(text.oid, "blob"))
         if content != FORMAT_TEXT:
             raise TreeError(
-                f"the store has the format {content[:60]!r}, this git-gru knows {FORMAT_TEXT!r}",
+                f"the store's state {commit.hex()} has the format {content[:60]!r}, this git-gru knows {FORMAT_TEXT!r}",
                 hint="install a newer git-gru",
             )
         self._groups = {item.name: item.oid for item in self._folder(items[b"models"].oid)}
         if b"incoming" in items:
+            # What is under no digest is nobody's, and is left out of the next state
             arrived = self._folder(items[b"incoming"].oid)
-            self.incoming = {item.name.decode("ascii", "replace"): item.oid for item in arrived}
+            named = {item.name.decode("ascii", "replace"): item for item in arrived}
+            self.incoming = {
+                id: item.oid for id, item in named.items() if is_id(id) and item.mode == TREE_MODE
+            }
         if b"unneeded" in items:
             for item in self._folder(items[b"unneeded"].oid):
                 when = bytes(self._objects.expect(item.oid, "blob")).strip()

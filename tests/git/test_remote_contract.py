@@ -483,6 +483,25 @@ def test_a_refusal_is_told_in_the_hubs_words(stores: Callable[[], Store], tmp_pa
         publish(one, hub.view(one), [added(one, versions(1))])
 
 
+def test_a_hub_whose_lock_a_killed_git_has_left_is_named(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = stores()
+    hub = git_hub(tmp_path / "hub.git")
+    manifests = added(one, versions(2))
+    publish(one, hub.view(one), [manifests[:1]])
+    lock = tmp_path / "hub.git/refs/gru/store.lock"
+    lock.touch()
+    waits: list[float] = []
+    monkeypatch.setattr(publish_module.time, "sleep", waits.append)
+    with pytest.raises(RemoteError, match="nobody else moves its refs/gru/store") as caught:
+        publish(one, hub.view(one), [manifests[1:]])
+    assert "store.lock" in (caught.value.hint or "")
+    assert len(waits) == publish_module.MOST_REFUSALS
+    lock.unlink()
+    assert publish(one, hub.view(one), [manifests[1:]]).models == 1
+
+
 def test_large_models_go_in_parts_and_go_on_after_an_interruption(
     hub: Hub, stores: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
