@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from git_gru.errors import StoreError
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
@@ -579,7 +578,7 @@ def test_one_model_that_is_damaged_there_does_not_keep_the_others(
     wrong = commit_of(three, {manifests[1].digest: b"not its chunks"}, None)
     assert hub.view(three).move(wrong, None)
     publish(one, hub.view(one), [[manifests[0]], [manifests[2]]])
-    with pytest.raises(StoreError, match="is not that of the model"):
+    with pytest.raises(RemoteError, match="is not that of the model"):
         bring(two, [hub.view(two)], manifests)
     assert set(two.models()) == {manifests[0].digest, manifests[2].digest}
     publish(one, other.view(one), [[manifests[1]]])
