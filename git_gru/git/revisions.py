@@ -5,14 +5,17 @@ when `.gitattributes` changes later. `REV:PATH` names a model, `REV:PATH#TENSOR`
 index, as in Git.
 """
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
 
 from git_gru.errors import InputError
 from git_gru.git.attributes import tracked_patterns
 from git_gru.git.repository import Repository
+from git_gru.git.talk import Talk
 from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
+from git_gru.store.trees import TREE_MODE, TreeItem, parse_tree
 
 __all__ = [
     "ModelName",
@@ -30,7 +33,7 @@ __all__ = [
 MANIFEST_LIMIT = 64 << 20
 """Blobs over this many bytes are never read in search of manifests (a manifest takes about 67 bytes a chunk)."""
 
-_GITLINK = 0o160000
+_GITLINK = b"160000"
 
 
 class UnknownRevisionError(InputError):
@@ -163,7 +166,6 @@ class ModelReader:
         self.unreadable: set[str] = set()
         self._skip_unreadable = skip_unreadable
         self._repo = repo
-        self._objects: Any = repo.pygit2
         self._blobs: dict[str, Manifest | None] = {}
         self._trees: dict[str, tuple[tuple[str, str], ...]] = {}
 
@@ -173,7 +175,7 @@ class ModelReader:
 
     def blobs(self, commit: str) -> tuple[tuple[str, str], ...]:
         """`(path, blob id)` of all models in the tree of `commit`, in the tree's order."""
-        return self._tree(self._objects[commit].tree)
+        return self._tree(f"{commit}^{{tree}}")
 
     def manifest(self, blob: str, path: str) -> Manifest | None:
         """The manifest in the blob with id `blob`, or None when it is something else. `path` is for messages."""
@@ -187,16 +189,10 @@ class ModelReader:
         return manifest
 
     def _read(self, blob: str, path: str) -> Manifest | None:
-        import pygit2
-
-        oid = pygit2.Oid(hex=blob)
-        try:
-            kind, size = self._objects.odb.read_header(oid)
-            if kind != pygit2.enums.ObjectType.BLOB or size > MANIFEST_LIMIT:
-                return None
-            data = self._objects.odb.read(oid)[1]
-        except KeyError:  # a partial clone: git fetches the object
-            data = self._repo.git("cat-file", "blob", blob, check=False)
+        _, kind, size = self._look(blob)
+        if kind != "blob" or size > MANIFEST_LIMIT:
+            return None
+        data = self._content(blob, size)
         if not is_manifest(data):
             return None
         try:
@@ -207,18 +203,36 @@ class ModelReader:
             self.unreadable.add(blob)
             return None
 
-    def _tree(self, tree: Any) -> tuple[tuple[str, str], ...]:
-        known = self._trees.get(str(tree.id))
+    def _tree(self, name: str) -> tuple[tuple[str, str], ...]:
+        tree, kind, size = self._look(name)
+        known = self._trees.get(tree)
         if known is None:
-            known = self._trees[str(tree.id)] = tuple(self._search(tree))
+            content = self._content(tree, size) if kind == "tree" else b""
+            known = self._trees[tree] = tuple(self._search(parse_tree(content, where=f"tree {tree}")))
         return known
 
-    def _search(self, tree: Any) -> Iterator[tuple[str, str]]:
-        for entry in tree:
-            name = entry.raw_name.decode("utf-8", "surrogateescape")
-            if entry.filemode == _GITLINK:
-                continue
-            if entry.type_str == "tree":
-                yield from ((f"{name}/{path}", blob) for path, blob in self._tree(entry))
-            elif self.manifest(str(entry.id), name) is not None:
-                yield name, str(entry.id)
+    def _search(self, items: Iterable[TreeItem]) -> Iterator[tuple[str, str]]:
+        for item in items:
+            name, id = item.name.decode("utf-8", "surrogateescape"), item.oid.hex()
+            if item.mode == TREE_MODE:
+                yield from ((f"{name}/{path}", blob) for path, blob in self._tree(id))
+            elif item.mode != _GITLINK and self.manifest(id, name) is not None:
+                yield name, id
+
+    @cached_property
+    def _talk(self) -> Talk:
+        """One git that reads all objects; in a partial clone it fetches those that are not here."""
+        talk = Talk("cat-file", "--batch-command", cwd=self._repo.top, env=self._repo.environment)
+        weakref.finalize(self, talk.close)
+        return talk
+
+    def _look(self, name: str) -> tuple[str, str, int]:
+        """(id, kind, size) of an object; of one that is nowhere the kind is "missing"."""
+        self._talk.ask(b"info %s\n" % name.encode())
+        id, kind, *size = self._talk.line().decode().split(" ")
+        return id, kind, int(size[0]) if size else 0
+
+    def _content(self, id: str, size: int) -> bytes:
+        self._talk.ask(b"contents %s\n" % id.encode())
+        self._talk.line()
+        return self._talk.bytes(size + 1)[:-1]

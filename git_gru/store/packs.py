@@ -2,7 +2,7 @@
 
 A store's blobs are kept as *stored deflate*: the chunks are compressed already, so a zlib stream of uncompressed blocks is as
 small as any and costs next to nothing. Trees and commits, made of hexadecimal digits, are compressed, and so is what goes into
-the user's repository (`deflated_entry`, `PackWriter.stream`) where that helps. A pack becomes visible only when its index is
+the user's repository where that helps (`deflated_entry`, `PackWriter.stream`). A pack becomes visible only when its index is
 renamed into place, after both were flushed to disk: a killed writer leaves a temporary file and nothing else.
 
 Formats: gitformat-pack(5) (pack v2, idx v2), RFC 1950 and 1951 (stored blocks). `git fsck --strict` and `git verify-pack` are

@@ -171,6 +171,7 @@ def _publish(store: Store, models: Mapping[str, Entry], kept: Mapping[str, Entry
     for entry in (*trees.values(), *upper):
         pack.add(entry)
     pack.finish()
+    store.objects.packs()  # looks at them anew: the new copies shall be found before the damaged ones
     try:
         old = store.tip()
     except StoreError:  # the reference itself is damaged
