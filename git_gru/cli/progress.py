@@ -1,6 +1,8 @@
-"""A run as it goes, on stderr: one live line in a terminal, a plain line for each checkpoint everywhere."""
+"""Long work as it goes, on stderr: a bar in a terminal; of a run, also a plain line for each checkpoint everywhere."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -8,6 +10,29 @@ from git_gru.cli.boundary import printable
 from git_gru.cli.render import plural
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
+
+
+@contextlib.contextmanager
+def progress_bar(what: str, *, in_bytes: bool = False) -> Iterator[Callable[[int, int], None] | None]:
+    """A function to tell (done, all), which shows a bar while the context lasts; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    amount = DownloadColumn() if in_bytes else MofNCompleteColumn()
+    columns = (TextColumn(what), BarColumn(bar_width=24), amount, TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, every: progress.update(task, completed=done, total=every)
 
 
 class RunProgress:

@@ -1,9 +1,8 @@
 """`git gru repack`."""
 
-import sys
-
 import click
 
+from git_gru.cli.progress import progress_bar
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
 from git_gru.git.history import model_history
 from git_gru.git.repository import Repository
@@ -39,15 +38,16 @@ def command(depth: int, window: int, as_json: bool) -> None:
     repo = Repository.find()
     store = repo.store()
     history = model_history(repo, store.stamps)
-    report = repack(
-        store,
-        history.lineages.values(),
-        history.keep_plain,
-        ranks=history.ranks,
-        depth=depth,
-        window=window,
-        progress=_progress if sys.stderr.isatty() else None,
-    )
+    with progress_bar("repacking", in_bytes=True) as progress:
+        report = repack(
+            store,
+            history.lineages.values(),
+            history.keep_plain,
+            ranks=history.ranks,
+            depth=depth,
+            window=window,
+            progress=progress,
+        )
     if as_json:
         names = (
             "models",
@@ -63,15 +63,3 @@ def command(depth: int, window: int, as_json: bool) -> None:
     kept = f"{plural(report.models, 'model')} in {plural(report.chunks, 'chunk')}"
     line(f"{kept}, {report.rewritten} of them encoded anew")
     line(f"store: {human_size(report.bytes_before)} before, {human_size(report.bytes_after)} now")
-
-
-def _progress(done: int, every: int) -> None:
-    """A line on the terminal that is overwritten; the last call ends it."""
-    share = f"{100 * done // max(every, 1)} %"
-    end = "\n" if done >= every else ""
-    print(
-        f"\rrepacking {human_size(done)} of {human_size(every)} ({share}) ",
-        end=end,
-        file=sys.stderr,
-        flush=True,
-    )
