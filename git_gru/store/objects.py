@@ -36,6 +36,9 @@ _LONGEST_ENTRY_HEADER = 12
 _MOST_INFLATED = 1100  # deflate cannot do better than 1:1032
 _MAPPED_INDEX = 1 << 22  # a larger index is mapped, not read: few packs have one
 
+UNREADABLE = (zlib.error, IndexError, struct.error, OSError)
+"""What reading a damaged pack may raise, beside errors of the store."""
+
 _NUMBER = struct.Struct(">I")
 
 T = TypeVar("T")

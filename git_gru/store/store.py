@@ -12,15 +12,15 @@ import functools
 import os
 import re
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from git_gru.errors import MachineError, StoreError
 from git_gru.formats.safetensors import Header, HeaderError, parse_header
 from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect
+from git_gru.store.locking import store_lock
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
 from git_gru.store.packs import no_room, sync_folder
@@ -52,9 +52,6 @@ _CONFIG = """[core]
 [pack]
 \tcompression = 0
 """
-
-_COURTESY = 1.0
-"""Seconds for which a writer lets waiting maintenance pass."""
 
 _OBJECT = re.compile(r"[0-9a-f]{40}\s*\Z")
 _ROOM = 1 << 14
@@ -186,24 +183,8 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Holds the store's lock: shared for writers, alone for maintenance.
-
-        Writers that come in turns would never leave a gap for maintenance: they let it pass first, for a moment. A store that
-        cannot be written can be held shared: what it has is known without writing anything.
-        """
-        with contextlib.ExitStack() as files:
-            try:
-                turn = files.enter_context(_lock_file(self.folder / "turn.lock", alone=alone))
-                lock = files.enter_context(_lock_file(self.folder / "lock", alone=alone))
-            except OSError as error:
-                raise no_room(error, self.folder) from error
-            if alone:
-                fcntl.flock(turn, fcntl.LOCK_EX)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            else:
-                _let_pass(turn)
-                fcntl.flock(lock, fcntl.LOCK_SH)
-            turn.close()
+        """Holds the store's lock: shared for writers, alone for maintenance."""
+        with store_lock(self.folder, alone=alone):
             yield
 
     def writer(self, *, expected: int = 0) -> "Writer":
@@ -213,8 +194,13 @@ class Store:
         return Writer(self, expected)
 
     def has_model(self, digest: str) -> bool:
-        """Whether the store holds the model of that manifest's digest."""
-        return self.read_again(lambda: self.tree().model(digest) is not None)
+        """Whether the store holds the model of that manifest's digest, or at least its tree."""
+
+        def look() -> bool:
+            tree = self.tree().model(digest)
+            return tree is not None and self.objects.has(tree)
+
+        return self.read_again(look)
 
     def models(self) -> dict[str, bytes]:
         """The models: manifest's digest -> id of the model tree."""
@@ -312,9 +298,10 @@ class Store:
             return read()
 
     def close(self) -> None:
-        """Stops the threads and closes the files."""
-        if "pool" in self.__dict__:
-            self.pool.shutdown()
+        """Stops the threads and closes the files; both come again when they are needed."""
+        pool = self.__dict__.pop("pool", None)
+        if pool is not None:
+            pool.shutdown()
         if "lookup" in self.__dict__:
             self.lookup.close()
 
@@ -322,22 +309,6 @@ class Store:
         self.sync()
         row = self.lookup.get(id)
         return row.oid if row else None
-
-
-def _lock_file(path: Path, *, alone: bool) -> BinaryIO:
-    """The lock's file, made where it does not exist. One that cannot be written can still be locked by whoever shares it."""
-    may_write = alone or os.access(path, os.W_OK) or not path.exists()
-    return open(path, "ab" if may_write else "rb")
-
-
-def _let_pass(turn: BinaryIO) -> None:
-    """Waits while maintenance waits for the lock, but not for long: it may wait for whoever waits for us."""
-    patience = time.monotonic() + _COURTESY
-    while time.monotonic() < patience:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return
-        time.sleep(0.002)
 
 
 def read_ref(repository: Path, name: str) -> bytes | None:

@@ -125,11 +125,20 @@ class StoreTree:
 
     def models(self) -> dict[str, bytes]:
         """All models: manifest's digest -> model tree."""
-        return {
-            (group + rest).decode(): tree
-            for group in self._groups
-            for rest, tree in self._group(group).items()
-        }
+        return {digest: tree for group in self.groups() for digest, tree in self.models_in(group).items()}
+
+    def groups(self) -> list[str]:
+        """The groups: the first two digits of the digests of the models that they hold."""
+        return [group.decode() for group in self._groups]
+
+    def models_in(self, group: str) -> dict[str, bytes]:
+        """The models of one group: manifest's digest -> model tree."""
+        return {group + rest.decode(): tree for rest, tree in self._group(group.encode()).items()}
+
+    def forget_group(self, group: str) -> None:
+        """Takes a group for one that holds no model, in what `write` makes as well: its tree is lost."""
+        self._groups.pop(group.encode(), None)
+        self._models[group.encode()] = {}
 
     def write(
         self,
