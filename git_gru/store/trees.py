@@ -129,16 +129,16 @@ class StoreTree:
 
     def groups(self) -> list[str]:
         """The groups: the first two digits of the digests of the models that they hold."""
-        return [group.decode() for group in self._groups]
+        return [group.decode("latin-1") for group in self._groups]  # a name that is no group is told when it is read
 
     def models_in(self, group: str) -> dict[str, bytes]:
         """The models of one group: manifest's digest -> model tree."""
-        return {group + rest.decode(): tree for rest, tree in self._group(group.encode()).items()}
+        return {group + rest.decode(): tree for rest, tree in self._group(group.encode("latin-1")).items()}
 
     def forget_group(self, group: str) -> None:
         """Takes a group for one that holds no model, in what `write` makes as well: its tree is lost."""
-        self._groups.pop(group.encode(), None)
-        self._models[group.encode()] = {}
+        self._groups.pop(group.encode("latin-1"), None)
+        self._models[group.encode("latin-1")] = {}
 
     def write(
         self,
