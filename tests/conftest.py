@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -163,3 +164,45 @@ def at() -> Callable[[Path], Work]:
 def install_in(work: Work) -> None:
     """The real installation, local to the repository."""
     install(work.repository, Scope.LOCAL, program_command(os.environ["PATH"]))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 6 MiB, where that can be mounted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", place], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not allowed here; the tests with a failing write run anyway")
+    yield place
+    subprocess.run(["umount", "--lazy", place], check=True)
+
+
+@pytest.fixture
+def read_only(tmp_path: Path) -> Callable[[Path], Path]:
+    """A read-only view of a folder: a bind mount where that is allowed, else a copy without permissions."""
+    views: list[Path] = []
+
+    def make(folder: Path) -> Path:
+        view = tmp_path / "view"
+        view.mkdir()
+        if os.geteuid() == 0:
+            mounted = subprocess.run(
+                ["mount", "--bind", "-o", "ro", folder, view], capture_output=True, check=False
+            )
+            if mounted.returncode == 0:
+                views.append(view)
+                subprocess.run(["mount", "-o", "remount,ro,bind", view], capture_output=True, check=True)
+                return view
+            pytest.skip("root may write everywhere, and may not mount here")
+        view.rmdir()
+        shutil.copytree(folder, view)
+        for path in [view, *view.rglob("*")]:
+            path.chmod(path.stat().st_mode & ~0o222)
+        return view
+
+    yield make  # type: ignore[misc]
+    for view in views:
+        subprocess.run(["umount", "--lazy", view], check=True)

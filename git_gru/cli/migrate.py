@@ -17,8 +17,8 @@ from git_gru.git.migrate.migration import Migration, Request, Stage, migrate, un
 from git_gru.git.migrate.refs import KEPT, Move
 from git_gru.git.migrate.trees import Direction
 from git_gru.git.repository import Repository
+from git_gru.store.locking import RewriteRunningError
 from git_gru.store.repack import repack
-from git_gru.store.rewrite import RewriteRunningError
 
 _SHOWN = 20
 _REPACK = "repacking"

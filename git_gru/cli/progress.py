@@ -1,44 +1,25 @@
-"""Long work as it goes, on stderr: a bar of bytes in a terminal; for a run one live line there, and a plain line for each
-checkpoint everywhere.
-"""
+"""Long work as it goes, on stderr: a bar in a terminal; of a run, also a plain line for each checkpoint everywhere."""
 
+import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from git_gru.cli.boundary import printable
 from git_gru.cli.render import plural
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
 
 def bytes_progress(what: str) -> Callable[[int, int], None] | None:
-    """A bar for work that is told of as (done, all) in bytes; None where stderr is no terminal.
-
-    It ends by itself with the last byte, or with the process.
-    """
+    """A function to tell (done, all) in bytes, which shows a bar until all is done; None where stderr is no terminal."""
     if not sys.stderr.isatty():
         return None
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-    )
+    bar = _bar(what, in_bytes=True)
     task = bar.add_task(what, total=None)
 
     def update(done: int, every: int) -> None:
@@ -49,6 +30,34 @@ def bytes_progress(what: str) -> Callable[[int, int], None] | None:
             bar.stop()
 
     return update
+
+
+@contextlib.contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
+    """A function to tell (done, all), which shows a bar while the context lasts; None where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    with _bar(what, in_bytes=False) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, every: bar.update(task, completed=done, total=every)
+
+
+def _bar(what: str, *, in_bytes: bool) -> "Progress":
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    amounts = (DownloadColumn(), TransferSpeedColumn()) if in_bytes else (MofNCompleteColumn(),)
+    columns = (TextColumn(what), BarColumn(bar_width=24), *amounts, TimeRemainingColumn())
+    return Progress(*columns, console=Console(file=sys.stderr), transient=True)
 
 
 class RunProgress:

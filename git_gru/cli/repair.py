@@ -43,7 +43,7 @@ def command(read_packs: bool, as_json: bool) -> int:
             line(f"  {name[:12]}")
         line("after adding files again that had some of these chunks: git gru repair --salvage")
     if done.chunks:
-        line(f"{plural(done.chunks, 'damaged chunk')} fetched anew")
+        line(f"{plural(done.chunks, 'damaged chunk')} written anew")
     for id, why in done.left.items():
         line(f"chunk {id[:12]} is damaged, and {why}")
     if not (done.salvaged or done.chunks or done.left):

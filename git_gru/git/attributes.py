@@ -105,12 +105,14 @@ def tracked_files(repo: Repository, folder: Path | None = None, *, others: bool 
     return with_filter(repo, sorted(set(paths(listed))))
 
 
-def with_filter(repo: Repository, candidates: Sequence[str]) -> list[str]:
-    """Those of `candidates` (paths from the worktree's top) that the worktree's attributes give `filter=gru`."""
+def with_filter(repo: Repository, candidates: Sequence[str], *, index: Path | None = None) -> list[str]:
+    """Those of `candidates` (paths from the top) that the worktree's attributes, or those in `index`, give `filter=gru`."""
     if not candidates:
         return []
     feed = b"".join(_encode(path) + b"\0" for path in candidates)
-    fields = repo.git("check-attr", "-z", "--stdin", "filter", input=feed).split(b"\0")
+    cached = ("--cached",) if index is not None else ()
+    env = {"GIT_INDEX_FILE": str(index)} if index is not None else None
+    fields = repo.git("check-attr", "-z", *cached, "--stdin", "filter", input=feed, env=env).split(b"\0")
     return [_decode(path) for path, value in zip(fields[0::3], fields[2::3], strict=False) if value == b"gru"]
 
 

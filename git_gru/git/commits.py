@@ -16,7 +16,7 @@ from typing import Any
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
-from git_gru.git.run import LOCAL_VARIABLES, Environment, GitCommandError
+from git_gru.git.run import LOCAL_VARIABLES, Environment, GitCommandError, is_running
 from git_gru.store.manifest import Manifest
 
 _ABSENT = "0" * 40
@@ -164,15 +164,5 @@ def _sweep(repo: Repository, folder: Path) -> None:
         if not place.name.startswith(mine):
             continue
         process = place.name.removeprefix(mine).partition("-")[0]
-        if process.isdigit() and not _runs(int(process)):
+        if process.isdigit() and not is_running(int(process)):
             _remove(repo, place)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -10,7 +10,9 @@ object by itself. `refs/gru/remotes/<name>` remembers the state that was seen la
 """
 
 import contextlib
+import errno
 import fcntl
+import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,11 +21,15 @@ from pathlib import Path
 from git_gru.git.repository import Repository
 from git_gru.git.run import LOCAL_VARIABLES, Environment, GitMissingError, child_environment
 from git_gru.ids import digest
+from git_gru.store.packs import no_room
 from git_gru.store.remote import RemoteError
 from git_gru.store.store import REF, Store
 
 Tell = Callable[[bytes], None]
 """Takes what git says on stderr while it works."""
+
+_LOOKS = 5
+"""How often a state is fetched while a git that outlives the process which started it makes its locks anew."""
 
 _FORWARDED = r"^(http|credential|ssh|url|protocol|core\.(sshcommand|gitproxy|askpass))\."
 _HERE = ("local", "worktree", "command")
@@ -95,9 +101,13 @@ class GitRemote:
     def look(self) -> bytes | None:
         """As `Remote.look`."""
         with self._alone():
-            status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
-            if status == 0:
-                return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
+            for _ in range(_LOOKS):
+                self._unlock()
+                status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
+                if status == 0:
+                    return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
+                if ".lock': File exists" not in said:
+                    break
         missing = f"couldn't find remote ref {REF}" in said
         if missing or (self._optional and any(text in said.lower() for text in _ABSENT)):
             return None
@@ -210,15 +220,20 @@ class GitRemote:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Holds the lock for what git does under locks of its own; those that a killed git left behind are taken away."""
+        """Holds the lock for what git does under locks of its own."""
         with open(self._store.folder / "fetch.lock", "ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            for left in ("shallow.lock", f"{self._ref}.lock"):
-                Path(self._store.repository, left).unlink(missing_ok=True)
             yield
 
-    def _error(self, what: str, said: str) -> RemoteError:
+    def _unlock(self) -> None:
+        """Takes away git's own locks: those of a git that was killed, or that outlives whoever started it."""
+        for left in ("shallow.lock", f"{self._ref}.lock"):
+            Path(self._store.repository, left).unlink(missing_ok=True)
+
+    def _error(self, what: str, said: str) -> Exception:
         lines = [line.strip() for line in said.replace("\r", "\n").splitlines()]
+        if any(os.strerror(errno.ENOSPC) in line for line in lines if not line.startswith("remote: ")):
+            return no_room(OSError(errno.ENOSPC, ""), self._store.folder)
         told = [
             line.partition(": ")[2] if line.startswith(("fatal: ", "error: ")) else line
             for line in lines

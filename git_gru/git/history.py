@@ -5,7 +5,7 @@ A *lineage* is one path's versions, newest first, each once. Its *rank* says how
 whose manifest cannot be read are left out.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 
@@ -22,12 +22,18 @@ _AT_ONCE = 4096
 class Lineage:
     """The versions of one path. Their manifests are read as they are asked for: all of a long history would fill the memory."""
 
-    def __init__(self, blobs: ManifestBlobs, names: Sequence[bytes]) -> None:
+    def __init__(self, blobs: ManifestBlobs, names: Mapping[str, bytes]) -> None:
         self._blobs = blobs
         self._names = names
 
+    @property
+    def digests(self) -> Collection[str]:
+        """The digests of the versions, newest first."""
+        return self._names.keys()
+
     def __iter__(self) -> Iterator[Manifest]:
-        return (manifest for name in self._names if (manifest := self._blobs.manifest(name)) is not None)
+        read = map(self._blobs.manifest, self._names.values())
+        return (manifest for manifest in read if manifest is not None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +62,7 @@ def model_history(repo: Repository, stamps: Stamps) -> History:
                 lineages.setdefault(path, {}).setdefault(digest, bytes.fromhex(name))
                 ranks.setdefault(digest, len(ranks))
     return History(
-        lineages={path: Lineage(blobs, list(names.values())) for path, names in lineages.items()},
+        lineages={path: Lineage(blobs, names) for path, names in lineages.items()},
         ranks=ranks,
         keep_plain=frozenset(blobs.sort(_at(repo, tips)).digests.values()),
     )

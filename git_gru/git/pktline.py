@@ -9,6 +9,7 @@ scatter list of headers and slices of the caller's buffers, many packets a syste
 """
 
 import os
+from binascii import unhexlify
 from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
@@ -40,7 +41,7 @@ class PacketReader:
         if len(digits) < 4:
             raise EndOfStreamError("the pipe was closed")
         try:
-            length = int(digits, 16)
+            length = int.from_bytes(unhexlify(digits), "big")  # `int` would let signs, spaces and 0x pass
         except ValueError as error:
             raise ProtocolError(f"bad packet length {digits!r}") from error
         if length == 0:

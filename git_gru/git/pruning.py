@@ -17,8 +17,10 @@ from git_gru.git.sources import push_remote, push_url
 from git_gru.store.bring import held_by
 from git_gru.store.collect import DAY
 from git_gru.store.collect_remote import CollectedRemote, collect_remote
+from git_gru.store.freeing import set_free
+from git_gru.store.locking import one_at_a_time
 from git_gru.store.manifest import Manifest
-from git_gru.store.rewrite import Rewrite, free_of_garbage, one_at_a_time
+from git_gru.store.rewrite import Rewrite, free_of_garbage
 from git_gru.store.store import Store
 
 REMOTE_GRACE = 14 * DAY
@@ -98,8 +100,8 @@ def _drop(
         used = store.stamps.stamps()
         return frozenset(digest for digest in going if used.get(digest, 0.0) < asked)
 
-    with one_at_a_time(store), Rewrite(store, drop=going) as work:
-        work.set_free(own)
+    with one_at_a_time(store.folder), Rewrite(store, drop=going) as work:
+        set_free(work, own)
         work.copy(free_of_garbage)
         return frozenset(work.swap(still))
 

@@ -2,7 +2,8 @@
 
 1. Where the store's commit or trees are lost, they are made anew from the chunks that are there (`store/salvage.py`).
 2. Every chunk of the models here is decoded and compared with its id.
-3. Chunks that are damaged or missing are fetched from the first remote that has them (`store/repair.py`).
+3. Chunks that are damaged are written anew from intact copies elsewhere in the store (`store/mend.py`), or else fetched from the
+   first remote that has them (`store/repair.py`).
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +13,9 @@ from git_gru.errors import StoreError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader, index_models
 from git_gru.git.sources import sources
+from git_gru.store.locking import one_at_a_time
 from git_gru.store.manifest import Manifest
+from git_gru.store.mend import intact_copies, mend
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.repair import Repaired, repair
 from git_gru.store.salvage import Salvaged, is_readable, salvage
@@ -47,8 +50,14 @@ def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progre
         salvaged = None if whole else salvage(store, manifests.values(), progress)
         here = [manifest for name, manifest in manifests.items() if store.has_model(name)]
         broken = _broken(store, here, progress)
+        mended = 0
+        if broken:
+            with one_at_a_time(store.folder):
+                mended = mend(store, intact_copies(store, {id for ids in broken.values() for id in ids}))
+        if mended:
+            broken = _broken(store, list(broken), None)
         done = repair(store, lambda scratch: sources(repo, scratch), broken) if broken else Repaired(0, {})
-        return Mended(models=len(here), salvaged=salvaged, chunks=done.chunks, left=done.left)
+        return Mended(models=len(here), salvaged=salvaged, chunks=mended + done.chunks, left=done.left)
     finally:
         store.close()
 

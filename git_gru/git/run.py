@@ -77,6 +77,17 @@ def child_environment(changes: Environment | None = None) -> dict[str, str]:
     return environment
 
 
+def is_running(process: int) -> bool:
+    """Whether a process of this machine, by its id, has not ended."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
+
+
 def inherited(name: str) -> bool:
     """Whether a child process would see the environment variable `name`."""
     return name in os.environ

@@ -4,7 +4,6 @@
 the record replaces it, so a run costs one small commit however often it was updated. Only the run's launcher writes it.
 """
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any
 
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
+from git_gru.git.run import is_running
 from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import Failure, RunRecord, RunState, parse_record
 
@@ -98,11 +98,7 @@ def _settled(record: RunRecord) -> RunRecord:
     """`record`, or the same as failed when it says running and the launcher's process on this host is gone."""
     if record.state is not RunState.RUNNING or record.host != socket.gethostname():
         return record
-    try:
-        os.kill(record.pid, 0)
-    except ProcessLookupError:
-        gone = Failure(message="the launcher of this run was killed", host=record.host)
-        return replace(record, state=RunState.FAILED, failure=gone)
-    except PermissionError:
-        pass  # a process of another user: it lives
-    return record
+    if is_running(record.pid):
+        return record
+    gone = Failure(message="the launcher of this run was killed", host=record.host)
+    return replace(record, state=RunState.FAILED, failure=gone)

@@ -4,6 +4,7 @@ Git holds a whole file in memory when it checks one out. Here the worktree's fil
 renamed into it, and the index is told of the new file; a manifest is replaced only by the weights that it stands for.
 """
 
+import glob
 import os
 import stat
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from git_gru.git.git_remote import Tell
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import index_models
+from git_gru.git.run import is_running
 from git_gru.git.selection import Selection
 from git_gru.git.sources import sources
 from git_gru.store.bring import Brought, Progress, bring
@@ -83,7 +85,12 @@ def _stands_in(file: Path, manifest: Manifest) -> bool:
 def _write(store: Store, file: Path, manifest: Manifest) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     mode = file.stat().st_mode if file.exists() else None
-    building = file.with_name(f".{file.name}.git-gru-{os.getpid()}")
+    start = f".{file.name}.git-gru-"
+    for left in file.parent.glob(f"{glob.escape(start)}*"):  # of a pull that was killed
+        process = left.name.removeprefix(start)
+        if process.isdigit() and not is_running(int(process)):
+            left.unlink(missing_ok=True)
+    building = file.with_name(f"{start}{os.getpid()}")
     try:
         with building.open("xb") as target:
             for piece in restore(store, manifest):

@@ -12,13 +12,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from git_gru.errors import StoreError
 from git_gru.ids import Buffer
 from git_gru.store.chunks import CHUNK_BYTES, cut_lengths
 from git_gru.store.codec import ChunkDamagedError, inspect
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import ObjectMissingError, Objects
-from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError
+from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError, blamed
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, ModelMissingError, Store, read_chunk
 from git_gru.store.trees import StoreTree, TreeError, model_blobs
 from git_gru.store.writer import link
@@ -31,9 +30,6 @@ _NOWHERE = (
     "Where you still have the file, add it again (touch PATH; git add PATH). Else ask whoever committed it to run "
     "`git gru push`, or name the repository that has it: a remote (git remote add), or its address in .gruconfig (git gru trust)"
 )
-
-
-_NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class _Bring:
         self.wanted = {m.digest: m for m in manifests if not store.has_model(m.digest)}
         self.done, self.all = 0, sum(m.size for m in self.wanted.values())
         self.tried: list[str] = []
-        self.failed: list[RemoteError | StoreError] = []
+        self.failed: list[RemoteError] = []
         self.models = self.blobs = self.bytes = 0
         self.objects = store.objects
         self.before = {pack.path for pack in store.objects.packs()} | {None}
@@ -72,7 +68,8 @@ class _Bring:
     def run(self, remotes: Iterable[Remote]) -> Brought:
         for remote in remotes if self.wanted else ():
             try:
-                self._from(remote)
+                with blamed(remote):
+                    self._from(remote)
             except RemoteError as error:
                 self.failed.append(error)
                 self.tried.append(f"{remote.name} (failed)")
@@ -103,7 +100,7 @@ class _Bring:
             blobs: dict[str, dict[str, bytes]] = {}
             lengths: dict[bytes, int] = {}
             for digest in group:
-                with self._model():
+                with self._model(remote):
                     blobs[digest] = _blobs_of(objects, there[digest], self.wanted[digest])
                     wanted = blobs[digest] if first else missing(objects, blobs[digest])
                     lengths |= _lengths(self.wanted[digest], wanted)
@@ -111,14 +108,15 @@ class _Bring:
                 if not first:
                     remote.blobs(batch)
                 self._tell(sum(lengths[oid] for oid in batch))
-            self._link(there, blobs)
+            self._link(remote, there, blobs)
 
     @contextlib.contextmanager
-    def _model(self) -> Iterator[None]:
+    def _model(self, remote: Remote) -> Iterator[None]:
         """Work on one model: where it proves not to be what it should, the others come nevertheless."""
         try:
-            yield
-        except StoreError as error:
+            with blamed(remote):
+                yield
+        except RemoteError as error:
             self.failed.append(error)
 
     def _groups(self, there: Iterable[str]) -> Iterator[list[str]]:
@@ -133,11 +131,13 @@ class _Bring:
             size += self.wanted[digest].size
         yield group
 
-    def _link(self, trees: Mapping[str, bytes], blobs: Mapping[str, Mapping[str, bytes]]) -> None:
+    def _link(
+        self, remote: Remote, trees: Mapping[str, bytes], blobs: Mapping[str, Mapping[str, bytes]]
+    ) -> None:
         """Makes the models whose `blobs` came models of the store, if they are whole."""
         whole: dict[str, bytes] = {}
         for digest in blobs:
-            with self._model():
+            with self._model(remote):
                 _require_whole(self.store.objects, blobs[digest], self.wanted[digest])
                 whole[digest] = trees[digest]
         if whole:
@@ -208,14 +208,20 @@ def locate(store: Store, remotes: Iterable[Remote], manifest: Manifest) -> Part:
     """
     if store.has_model(manifest.digest):
         return Part(store, None, manifest, store.blobs(manifest))
-    tried = []
+    tried: list[str] = []
+    failed: list[RemoteError] = []
     for remote in remotes:
         tried.append(remote.name)
-        with store.locked(alone=False):
-            tree = StoreTree(store.objects, remote.look()).model(manifest.digest)
-            if tree is not None:
-                fetch_trees(store.objects, remote, [tree])
-                return Part(store, remote, manifest, _blobs_of(store.objects, tree, manifest))
+        try:
+            with store.locked(alone=False), blamed(remote):
+                tree = StoreTree(store.objects, remote.look()).model(manifest.digest)
+                if tree is not None:
+                    fetch_trees(store.objects, remote, [tree])
+                    return Part(store, remote, manifest, _blobs_of(store.objects, tree, manifest))
+        except RemoteError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
     raise _nowhere(store, [manifest.digest], tried)
 
 
@@ -262,22 +268,26 @@ def _blobs_of(objects: Objects, tree: bytes, manifest: Manifest) -> dict[str, by
     blobs = model_blobs(objects, tree)
     chunks = set(manifest.chunks())
     if not chunks <= blobs.keys() or len(blobs) > LONGEST_CHAIN * len(chunks):
-        raise TreeError(
-            f"model tree {tree.hex()} is not that of the model {manifest.digest[:12]}",
-            hint=_NOT_OURS,
-        )
+        raise TreeError(f"model tree {tree.hex()} is not that of the model {manifest.digest[:12]}")
     return blobs
 
 
 def _require_whole(objects: Objects, blobs: Mapping[str, bytes], manifest: Manifest) -> None:
-    """Raises `ChunkDamagedError` unless every blob is a stored chunk whose base is among them."""
-    for id, oid in blobs.items():
-        base = _base(objects, oid, id)
+    """Raises `ChunkDamagedError` unless every blob is a stored chunk whose bases are among them, down to a plain one."""
+    bases = {id: _base(objects, oid, id) for id, oid in blobs.items()}
+    for id, base in bases.items():
         if base is not None and base not in blobs:
             raise ChunkDamagedError(
-                f"the model {manifest.digest[:12]} came without the base {base[:12]} of its chunk {id[:12]}",
-                hint=_NOT_OURS,
+                f"the model {manifest.digest[:12]} came without the base {base[:12]} of its chunk {id[:12]}"
             )
+    for id, base in bases.items():
+        links = 0
+        while base is not None:
+            base, links = bases[base], links + 1
+            if links >= LONGEST_CHAIN:
+                raise ChunkDamagedError(
+                    f"the model {manifest.digest[:12]} came with a chunk {id[:12]} whose chain of bases does not end"
+                )
 
 
 def _base(objects: Objects, oid: bytes, id: str) -> str | None:

@@ -15,7 +15,9 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from git_gru.errors import StoreError
-from git_gru.store.rewrite import Keep, Rewrite, free_of_garbage, one_at_a_time
+from git_gru.store.freeing import set_free
+from git_gru.store.locking import one_at_a_time
+from git_gru.store.rewrite import Keep, Rewrite, free_of_garbage
 from git_gru.store.store import Store
 from git_gru.store.trees import model_blobs
 
@@ -142,9 +144,9 @@ def collect(
         used = store.stamps.stamps()
         return {digest for digest in plan.drop if used.get(digest, 0.0) < plan.asked}
 
-    with one_at_a_time(store):
+    with one_at_a_time(store.folder):
         with Rewrite(store, drop=plan.drop) as work:
-            work.set_free(own_of)
+            set_free(work, own_of)
             work.copy(keep)
             dropped = work.swap(still)
         after = [pack.size for pack in store.objects.packs()]

@@ -1,9 +1,10 @@
-"""Reading objects of the store: straight from packs where that is fast, through libgit2 for all the rest.
+"""Reading objects of the store: straight from packs, through libgit2 what stands in none.
 
 Most objects are entries that `packs.PackWriter` wrote: a stored-deflate stream, which one system call reads into place, its
 block heads set aside. (Not mapped: mapped pages count as the process's memory, and touching them costs more than reading.)
-What Git itself put there (a fetched delta, a loose object) goes through pygit2. Object names are not re-computed here: every
-chunk is compared with its own id when it is decoded, and everything else is parsed strictly.
+Packs that Git made are read as well. A loose object, or one of an alternate, goes through pygit2, which is asked for no other:
+a damaged pack can crash it. Object names are not re-computed here: every chunk is compared with its own id when it is decoded,
+and everything else is parsed strictly.
 """
 
 import bisect
@@ -12,27 +13,31 @@ import os
 import struct
 import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer
+from git_gru.store.deltas import apply_delta, base_offset
+from git_gru.store.open_files import OpenFiles
 from git_gru.store.packs import KINDS, STORED_BLOCK, Entry, Kind
 
 LONGEST_OBJECT = 1 << 28
 """Longest object that is read, in bytes: more than any chunk's blob, and a model tree of 10 TB."""
 
-MOST_OPEN = 64
-"""How many packs are kept open at once."""
-
 _OID = 20
+_BY_OFFSET, _BY_NAME = 6, 7  # types of a Git delta, by where it names its base
+_MOST_DELTAS = 4095  # as many as Git makes
+_TICK = 2_000_000_000  # nanoseconds: the coarsest times that a file system keeps
 _BLOCK_HEAD = 5
 _BLOCKS_A_CALL = 256  # two buffers each; Linux takes 1,024 a call
 _LONGEST_ENTRY_HEADER = 12
 _MOST_INFLATED = 1100  # deflate cannot do better than 1:1032
 _MAPPED_INDEX = 1 << 22  # a larger index is mapped, not read: few packs have one
+
+UNREADABLE = (zlib.error, IndexError, struct.error, OSError)
+"""What reading a damaged pack may raise, beside errors of the store."""
 
 _NUMBER = struct.Struct(">I")
 
@@ -99,13 +104,24 @@ class Pack:
         """Whether the entry at `offset` may be a blob: it is no tree and no commit."""
         return self._entry(offset)[0] not in (KINDS["tree"], KINDS["commit"])
 
-    def read(self, offset: int) -> tuple[int, Buffer] | None:
-        """(type number, content) of the entry at `offset`; None for a delta entry, which is left to libgit2."""
+    def read(self, offset: int) -> tuple[int, Buffer]:
+        """(type number, content) of the entry at `offset`."""
         kind, size, start = self._entry(offset)
+        deltas: list[tuple[int, int]] = []
+        while kind in (_BY_OFFSET, _BY_NAME):
+            offset, start = self._base(kind, offset, start)
+            deltas.append((start, size))
+            if len(deltas) > _MOST_DELTAS:
+                raise zlib.error("the entry's chain of deltas does not end")
+            kind, size, start = self._entry(offset)
         if kind not in KINDS.values():
-            return None
+            raise zlib.error(f"the entry is of the type {kind}")
         content = self._unwrap(start, size)
-        return kind, self._inflate(start, size) if content is None else content
+        if content is None:
+            content = self._inflate(start, size)
+        for start, size in reversed(deltas):
+            content = apply_delta(content, self._inflate(start, size), LONGEST_OBJECT)
+        return kind, content
 
     def head(self, offset: int, length: int) -> tuple[int, Buffer] | None:
         """(size, first bytes) of a stored-deflate entry's content; None for any other."""
@@ -151,6 +167,17 @@ class Pack:
             (offset,) = struct.unpack_from(">Q", self.index, large)
         return int(offset)
 
+    def _base(self, kind: int, offset: int, start: int) -> tuple[int, int]:
+        """(where the base's entry begins, where the zlib stream does) of a Git delta whose header ends at `start`."""
+        head = self._pread(start, _OID)
+        if kind == _BY_OFFSET:
+            base, length = base_offset(head, offset)
+            return base, start + length
+        found = self.find(head)
+        if found is None:
+            raise zlib.error(f"the entry's base {head.hex()} is not in its pack")
+        return found, start + _OID
+
     def _oid(self, at: int) -> bytes:
         return self.index[self._ids + at * _OID : self._ids + (at + 1) * _OID]
 
@@ -167,7 +194,7 @@ class Pack:
             at += 1
             size |= (head[at] & 0x7F) << shift
             shift += 7
-        if size > _MOST_INFLATED * self.size:
+        if size > min(LONGEST_OBJECT, _MOST_INFLATED * self.size):
             raise zlib.error(f"the entry claims {size} bytes")
         return kind, size, offset + at + 1
 
@@ -207,34 +234,6 @@ class Pack:
         if len(content) != size:
             raise zlib.error("the stream ends early")
         return content
-
-
-class _OpenFile:
-    """A descriptor that is closed with the last reference to it, so that no thread loses it while reading."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)
-
-
-class OpenFiles:
-    """The packs read most recently, kept open: a store may have more packs than a process may open files."""
-
-    def __init__(self) -> None:
-        self._open: OrderedDict[Path, _OpenFile] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, path: Path) -> _OpenFile:
-        """The open file `path`. Raises FileNotFoundError where a repack deleted it."""
-        with self._lock:
-            file = self._open.pop(path, None) or _OpenFile(path)
-            self._open[path] = file
-            if len(self._open) > MOST_OPEN:
-                self._open.popitem(last=False)
-            return file
 
 
 class Objects:
@@ -310,6 +309,14 @@ class Objects:
         self._scan()
         return list(self._packs.values())
 
+    def prefer(self, path: Path) -> None:
+        """Has the objects of a pack found there before any other copy of them, whatever the clock said when they were written."""
+        newest = max((pack.written for pack in self.packs()), default=0)
+        os.utime(path, ns=(newest + _TICK, newest + _TICK))
+        with self._lock:
+            self._packs.pop(path.with_suffix(".idx").name, None)
+        self._scan()
+
     def _use(self, oid: bytes, work: Callable[[Pack, int], T | None]) -> T | None:
         """`work(pack, offset)` where a pack has the object, else None. Raises `ObjectDamagedError`."""
         found = None
@@ -319,7 +326,7 @@ class Objects:
                 return work(*found) if found else None
             except FileNotFoundError:
                 self._scan()  # a repack deleted the pack; what is still needed stands in another by now
-            except (zlib.error, IndexError, struct.error) as error:
+            except (zlib.error, IndexError, ValueError, struct.error) as error:
                 where = found[0].path if found else self.folder
                 raise ObjectDamagedError(
                     f"object {oid.hex()} in {where} is damaged: {error}", hint=REPAIR
@@ -349,12 +356,15 @@ class Objects:
                     )
                 except FileNotFoundError:
                     continue  # deleted by a repack between the two looks
-            # Newest first: an object that was written again, because its old copy is damaged, stands before that copy.
+            # Newest first: an object that was written again, because its old copy is damaged, stands before that copy (`prefer`).
             order = sorted(self._packs.items(), key=lambda item: item[1].written, reverse=True)
             self._packs = dict(order)
             return bool(new)
 
     def _read_by_libgit2(self, oid: bytes) -> tuple[str, Buffer]:
+        loose = self.folder / "objects" / oid.hex()[:2] / oid.hex()[2:]
+        if not loose.exists() and not (self.folder / "objects/info/alternates").exists():
+            raise ObjectMissingError(f"object {oid.hex()} is not in the store {self.folder}")
         import pygit2  # late: it takes longer to import than a small model takes to add
 
         with self._lock:
@@ -362,6 +372,7 @@ class Objects:
                 self._libgit2 = pygit2.Repository(str(self.folder))
             try:
                 kind, content = self._libgit2.read(pygit2.Oid(raw=oid))
+                return _NAMES.get(int(kind), "tag"), content
             except KeyError:
                 raise ObjectMissingError(
                     f"object {oid.hex()} is not in the store {self.folder}", hint=REPAIR
@@ -370,7 +381,6 @@ class Objects:
                 raise ObjectDamagedError(
                     f"object {oid.hex()} of the store cannot be read: {error}", hint=REPAIR
                 ) from None
-        return _NAMES[int(kind)], content
 
 
 REPAIR = (

@@ -109,6 +109,8 @@ class PackWriter:
 
     def __init__(self, folder: Path, expected: int) -> None:
         self.folder = folder
+        self.written: Path | None = None
+        """Where the pack is, once it is finished."""
         self._expected = expected
         self._entries: dict[bytes, tuple[int, int]] = {}
         unique = os.urandom(8).hex()
@@ -181,7 +183,8 @@ class PackWriter:
             self.abandon()
             return None
         try:
-            return self._publish(promised)
+            self.written = self._publish(promised)
+            return self.written
         except BaseException as error:
             self.abandon()
             if isinstance(error, OSError):

@@ -7,6 +7,7 @@ the new one: both succeed. A model larger than a batch arrives in parts under `i
 interrupted push goes on where it stopped.
 """
 
+import contextlib
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
@@ -14,11 +15,12 @@ from dataclasses import dataclass, field
 
 from git_gru.store.bring import fetch_trees
 from git_gru.store.manifest import Manifest
+from git_gru.store.objects import ObjectDamagedError, ObjectMissingError
 from git_gru.store.packs import Entry, PackWriter
 from git_gru.store.plan import Kept, Plan, tree_of
-from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError
+from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError, blamed
 from git_gru.store.store import BRING, ModelMissingError, Store
-from git_gru.store.trees import StoreTree, model_blobs, model_deltas
+from git_gru.store.trees import StoreTree, TreeError, model_blobs, model_deltas
 
 PACKED_FROM = 100
 """So many objects, and a Git server keeps a push as a pack (`receive.unpackLimit`); fewer become loose objects."""
@@ -31,6 +33,9 @@ PATIENCE = 8
 
 MOST_TRIES = 100
 """How often a batch is put on top of a state that others move meanwhile."""
+
+MOST_REFUSALS = 10
+"""How often in a row a remote may refuse a batch without that its state moves: a lock that somebody holds is gone by then."""
 
 Progress = Callable[[int, int], None]
 """Told (done, all) in bytes to send."""
@@ -121,7 +126,7 @@ class _Publish:
         self.relied: Set[str] = frozenset()
         self.plan = Plan(store)
         self.there: set[bytes] = set()
-        self.models = self.blobs = self.bytes = self.all = 0
+        self.models = self.blobs = self.bytes = self.all = self.refusals = 0
 
     def run(
         self,
@@ -129,8 +134,7 @@ class _Publish:
         keep_plain: Set[str],
         related: Related,
     ) -> Published:
-        state = StoreTree(self.store.objects, self.tip)
-        there = state.models()
+        state, there = self._state()
         lines = [[m for m in line if (m.digest in there) is self.anew] for line in lineages]
         models = {manifest.digest: manifest for line in lines for manifest in line}
         self.relied = {manifest.digest for line in lineages for manifest in line}
@@ -138,16 +142,23 @@ class _Publish:
             return Published(0, 0, 0)
         self.store.require(models.values())
         self._require_here(models.values())
-        if self.anew:
-            self._find_all(there)
-        elif there:
-            self._find_kept(models.values(), there, related)
+        with blamed(self.remote):
+            if self.anew:
+                self._find_all(there)
+            elif there:
+                self._find_kept(models.values(), there, related)
         self._find_arrived(state, models)
         self.plan.encode(lines, keep_plain)
         self.all = sum(kept.size for kept in self.plan.kept.values() if kept.oid not in self.there)
         for batch in self._batches(models):
             self._move(batch)
         return Published(self.models, self.blobs, self.bytes)
+
+    def _state(self) -> tuple[StoreTree, Mapping[str, bytes]]:
+        """The remote's state as it was last seen, and its models."""
+        with blamed(self.remote):
+            state = StoreTree(self.store.objects, self.tip)
+            return state, state.models()
 
     def _require_here(self, models: Iterable[Manifest]) -> None:
         absent = [manifest.digest[:12] for manifest in models if not self.store.has_model(manifest.digest)]
@@ -189,10 +200,11 @@ class _Publish:
             self.there.update(model_blobs(self.store.objects, tree).values())
 
     def _find_arrived(self, state: StoreTree, models: Mapping[str, Manifest]) -> None:
-        """Notes the blobs that an interrupted push has brought to the remote."""
+        """Notes the blobs that an interrupted push has brought to the remote. A tree that is none is replaced."""
         for digest, tree in state.incoming.items():
-            if digest in models and self.store.objects.has(tree):
-                self.there.update(model_blobs(self.store.objects, tree).values())
+            if digest in models:
+                with contextlib.suppress(ObjectMissingError, ObjectDamagedError, TreeError):
+                    self.there.update(model_blobs(self.store.objects, tree).values())
 
     def _batches(self, models: Mapping[str, Manifest]) -> Iterator[_Batch]:
         """The batches in order: newest models first, with all that they need."""
@@ -233,8 +245,7 @@ class _Publish:
     def _move(self, batch: _Batch) -> None:
         """Sends a batch, on top of whatever the remote's state is by then."""
         for attempt in range(MOST_TRIES):
-            state = StoreTree(self.store.objects, self.tip)
-            there = state.models()
+            state, there = self._state()
             models = {
                 digest: tree
                 for digest, tree in batch.models.items()
@@ -258,10 +269,10 @@ class _Publish:
     def cut_history(self, drop: Set[str]) -> None:
         """Makes the remote's state a commit without a parent, without those of the models `drop` that are unneeded still."""
         for attempt in range(MOST_TRIES):
-            state = StoreTree(self.store.objects, self.tip)
+            state, there = self._state()
             if state.commit is None:
                 return
-            gone = drop & state.unneeded.keys() & state.models().keys()
+            gone = drop & state.unneeded.keys() & there.keys()
             new, entries = state.write(
                 dict.fromkeys(gone),
                 incoming=state.incoming,
@@ -280,7 +291,14 @@ class _Publish:
                 hint="What was sent so far stays there; run the command again",
             )
         time.sleep(random.uniform(0, min(2.0, 0.05 * 2 ** min(attempt, 6))))
-        self.tip = self.remote.look()
+        seen, self.tip = self.tip, self.remote.look()
+        self.refusals = self.refusals + 1 if self.tip == seen else 0
+        if self.refusals == MOST_REFUSALS:
+            raise RemoteError(
+                f"{self.remote.name} takes no new models, although nobody else moves its refs/gru/store",
+                hint="Look there for a refs/gru/store.lock that a killed git has left, and who may write; then run the "
+                "command again",
+            )
 
     def _write(
         self, state: StoreTree, models: Mapping[str, Entry], arriving: Mapping[str, bytes], batch: _Batch

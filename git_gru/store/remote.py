@@ -9,13 +9,17 @@ compare-and-swap, so that of two who publish at once none loses what it publishe
 (`memory_remote`) is the reference for it and for those to come: tests/git/test_remote_contract.py is what each must pass.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from git_gru.errors import GruError
+from git_gru.errors import GruError, StoreError
+from git_gru.store.objects import REPAIR
 
 BATCH_BYTES = 1 << 27
 """Most bytes that are sent or fetched in one piece, give or take a chunk: what an interruption costs at worst."""
+
+_NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
 
 class RemoteError(GruError):
@@ -59,3 +63,15 @@ class Remote(Protocol):
         state is another by now. Raises `RemoteError` when the remote refuses.
         """
         ...
+
+
+@contextlib.contextmanager
+def blamed(remote: Remote) -> Iterator[None]:
+    """Raises `RemoteError`, naming the remote, for what is wrong with objects that came from it."""
+    try:
+        yield
+    except StoreError as error:
+        ours = error.hint if error.hint != REPAIR else None
+        raise RemoteError(
+            f"what the remote {remote.name} keeps is not right: {error}", hint=ours or _NOT_OURS
+        ) from error

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 from git_gru.errors import InputError, StoreError
 from git_gru.store.columns import DEPTH, WINDOW, Column, Columns, Rules, place_column
+from git_gru.store.locking import one_at_a_time
 from git_gru.store.manifest import Manifest
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.rewrite import Rewrite, chain_lengths, mostly_used, one_at_a_time
+from git_gru.store.rewrite import Rewrite, chain_lengths, mostly_used
 from git_gru.store.store import Store
 from git_gru.store.trees import model_blobs
 
@@ -57,7 +58,7 @@ def repack(
         raise InputError(
             f"the depth {depth} is not between 0 and {DEEPEST}: longer chains take too long to restore"
         )
-    with one_at_a_time(store):
+    with one_at_a_time(store.folder):
         with Rewrite(store) as work:
             _require_whole(store, work)
             plan = _arrange(work, lineages, keep_plain, ranks or {})

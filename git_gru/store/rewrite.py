@@ -15,19 +15,18 @@ some garbage or the new one with some; the next one sweeps it.
 """
 
 import contextlib
-import fcntl
 import re
 import threading
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple
 
-from git_gru.errors import InputError, StoreError
+from git_gru.errors import StoreError
 from git_gru.ids import Buffer
-from git_gru.store.codec import encode_delta, encode_plain, inspect
+from git_gru.store.codec import encode_plain, inspect
 from git_gru.store.lookup import ChunkRow
-from git_gru.store.objects import Pack
+from git_gru.store.objects import UNREADABLE, Pack
 from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.promised import remote_objects
@@ -39,7 +38,9 @@ LARGE_PACK = 1 << 28
 
 _USED_SHARE = 0.8
 _PACK = re.compile(r"pack-[0-9a-f]{40}\.pack\Z")
-_OURS = re.compile(r"tmp_(pack|idx)_[0-9a-f]{16}\Z")
+_LEFT = re.compile(r"tmp_(pack|idx|rev)_[0-9A-Za-z]+\Z")
+"""What a killed writer leaves, ours or a git that fetched: none is under way while the lock is held alone."""
+
 _LOOSE = re.compile(r"[0-9a-f]{2}/[0-9a-f]{38}\Z")
 _BESIDE = (".pack", ".rev", ".promisor", ".bitmap", ".mtimes")
 
@@ -55,24 +56,6 @@ def mostly_used(pack: Pack, used: int, dead: int) -> bool:
 def free_of_garbage(pack: Pack, used: int, dead: int) -> bool:
     """Leaves every pack that holds no chunk which nothing needs."""
     return dead == 0 and used > 0
-
-
-class RewriteRunningError(InputError):
-    """Another repack or collection of the same store is under way."""
-
-
-@contextlib.contextmanager
-def one_at_a_time(store: Store) -> Iterator[None]:
-    """Keeps others from rewriting the store. Raises `RewriteRunningError` while one does."""
-    with open(store.folder / "repack.lock", "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RewriteRunningError(
-                "another repack or collection of this store is under way",
-                hint="it may be the maintenance in the background: wait for it, then run the command again",
-            ) from None
-        yield
 
 
 class _Planned(NamedTuple):
@@ -125,6 +108,10 @@ class Rewrite:
                 if writer is not None:
                     writer.abandon()
 
+    def chunks_in_tree(self, digest: str) -> set[str]:
+        """The chunks in a model's tree as it was found: its own, and their bases."""
+        return {id for id, *_ in self._items(self.models[digest])}
+
     def read(self, id: str) -> Buffer:
         """A chunk's bytes, verified."""
         return read_chunk(self.store.objects, lambda id: self.rows[id].oid, id)
@@ -145,32 +132,9 @@ class Rewrite:
             self._stored[id] = sum(map(len, parts))
             self.rewritten += 1
 
-    def set_free(self, own_of: Callable[[str], Collection[str] | None]) -> None:
-        """Encodes anew what hangs on chunks that no model names any more once those to be dropped are gone.
-
-        `own_of` gives a model's own chunks, None where they are not known: then all of its tree counts as such.
-        """
-        gone = {id for digest in self.drop for id, *_ in self._items(self.models[digest])}
-        if not gone:
-            return
-        owned: set[str] = set()
-        hanging: dict[str, None] = {}
-        for digest in self.models.keys() - self.drop:
-            ids = {id for id, *_ in self._items(self.models[digest])}
-            if not gone.isdisjoint(ids):
-                own = self.own[digest] = set(own_of(digest) or ids)
-                owned |= gone & own
-                hanging.update(dict.fromkeys(own))
-        foreign = gone - owned
-        again = [id for id in hanging if self.bases.get(id) in foreign]
-        pool, ahead = self.store.pool, self.store.cores + 1
-        for found in ordered_map(pool, lambda id: self._freed(id, foreign), again, ahead=ahead):
-            if found is not None:
-                self.encode(*found)
-
     def make_plain(self, id: str) -> None:
         """Keeps a chunk plain from now on."""
-        self.encode(id, None, encode_plain(self.read(id), self._dtype(id)))
+        self.encode(id, None, encode_plain(self.read(id), self.dtype(id)))
 
     def copy(self, keep: Keep) -> None:
         """Copies what is in use into the new pack, but for what stands in packs that `keep` leaves as they are."""
@@ -211,23 +175,8 @@ class Rewrite:
 
     # ---- encodings ------------------------------------------------------------------------------------------------------
 
-    def _freed(self, id: str, foreign: Set[str]) -> tuple[str, str | None, Sequence[Buffer]] | None:
-        """A chunk against the nearest of its bases that stays, or plain: the smaller. None where it cannot be read."""
-        base = self.bases[id]
-        while base is not None and base in foreign:
-            base = self.bases[base]
-        try:
-            data, dtype = self.read(id), self._dtype(id)
-        except StoreError:
-            return None
-        plain = encode_plain(data, dtype)
-        if base is not None and self.rows[base].raw == len(data):
-            delta = encode_delta(data, self.read(base), base, dtype)
-            if sum(map(len, delta)) < sum(map(len, plain)):
-                return id, base, delta
-        return id, None, plain
-
-    def _dtype(self, id: str) -> str:
+    def dtype(self, id: str) -> str:
+        """The dtype that a chunk is kept by."""
         blob = self.store.objects.expect(self.rows[id].oid, "blob")
         return inspect(blob, where=f"chunk {id[:12]}").dtype
 
@@ -289,7 +238,7 @@ class Rewrite:
         """A blob as an entry for the new pack, copied as it stands where that can be done; its id where it cannot be read."""
         oid, pack, offset = place
         try:
-            with contextlib.suppress(zlib.error, IndexError, FileNotFoundError):
+            with contextlib.suppress(*UNREADABLE):
                 if pack is not None and (packed := pack.packed(offset)) is not None:
                     return Entry(oid, packed, zlib.crc32(packed))
             return make_entry("blob", [self.store.objects.expect(oid, "blob")])
@@ -338,7 +287,9 @@ class Rewrite:
         if new != old and not store.update_ref(new, old):
             raise AssertionError("the reference moved under the lock")
         self._delete((late | self._stuck) - self._staying)
-        store.lookup.rewritten(old.hex(), new.hex(), self._rows_now(), self.rows.keys() - self._live, changes)
+        if self._stored.keys() <= self.rows.keys():  # else chunks were mended of which nothing was known
+            gone = self.rows.keys() - self._live
+            store.lookup.rewritten(old.hex(), new.hex(), self._rows_now(), gone, changes)
 
     def _rows_now(self) -> dict[str, ChunkRow]:
         """The rows of the cache that are another now."""
@@ -366,8 +317,10 @@ class Rewrite:
                 path.unlink(missing_ok=True)
         for path in self._folder.iterdir():
             lost = _PACK.match(path.name) and not path.with_suffix(".idx").exists()
-            if lost or _OURS.match(path.name):
+            if lost or _LEFT.match(path.name):
                 path.unlink(missing_ok=True)
+        for left in (*self.store.folder.glob("shallow-*"), *self.store.repository.glob("shallow[._]*")):
+            left.unlink(missing_ok=True)
         sync_folder(self._folder)
 
 
@@ -389,7 +342,7 @@ def chain_lengths(bases: Mapping[str, str | None]) -> dict[str, int]:
 def _holds_blob(pack: Pack, offset: int) -> bool:
     try:
         return pack.holds_blob(offset)
-    except (zlib.error, IndexError):
+    except UNREADABLE:
         return False
 
 

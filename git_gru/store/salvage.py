@@ -14,10 +14,10 @@ from typing import NamedTuple
 from git_gru.errors import StoreError
 from git_gru.ids import digest
 from git_gru.store.codec import decode, inspect
+from git_gru.store.locking import one_at_a_time
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import Entry, PackWriter
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.rewrite import one_at_a_time
 from git_gru.store.store import LONGEST_CHAIN, REF, Store, read_chunk
 from git_gru.store.trees import StoreTree, make_model_tree, model_items
 
@@ -56,7 +56,7 @@ def salvage(store: Store, manifests: Iterable[Manifest], progress: Progress | No
 
     Raises `RewriteRunningError` while a repack or collection is under way.
     """
-    with one_at_a_time(store), store.locked(alone=True):
+    with one_at_a_time(store.folder), store.locked(alone=True):
         found = _intact_chunks(store, progress)
         models: dict[str, Entry] = {}
         lost = set()

@@ -11,15 +11,16 @@ import fcntl
 import functools
 import os
 import re
-import time
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from git_gru.errors import MachineError, StoreError
 from git_gru.formats.safetensors import Header, HeaderError, parse_header
 from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect
+from git_gru.store.locking import store_lock
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
 from git_gru.store.packs import no_room, sync_folder
@@ -51,9 +52,6 @@ _CONFIG = """[core]
 [pack]
 \tcompression = 0
 """
-
-_COURTESY = 1.0
-"""Seconds for which a writer lets waiting maintenance pass."""
 
 _OBJECT = re.compile(r"[0-9a-f]{40}\s*\Z")
 _ROOM = 1 << 14
@@ -100,8 +98,11 @@ class Store:
             with open(folder / "lock", "ab") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # two first writers: one makes it, the other finds it
                 if not (store.repository / "HEAD").is_file():
-                    # HEAD is written last by a rename, so that a creation that was killed is begun again.
+                    # HEAD is written last by a rename, so that a creation that was killed is begun again: without what
+                    # it left, because a git that is killed while it initializes leaves a lock
                     building = folder / "store.new"
+                    if building.exists():
+                        shutil.rmtree(building)
                     try:
                         run_git(None, "init", "--quiet", "--bare", "--template=", str(building))
                     except StoreError as error:
@@ -182,23 +183,8 @@ class Store:
 
     @contextlib.contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Holds the store's lock: shared for writers, alone for maintenance.
-
-        Writers that come in turns would never leave a gap for maintenance: they let it pass first, for a moment.
-        """
-        with contextlib.ExitStack() as files:
-            try:
-                turn = files.enter_context(open(self.folder / "turn.lock", "ab"))
-                lock = files.enter_context(open(self.folder / "lock", "ab"))
-            except OSError as error:
-                raise no_room(error, self.folder) from error
-            if alone:
-                fcntl.flock(turn, fcntl.LOCK_EX)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            else:
-                _let_pass(turn)
-                fcntl.flock(lock, fcntl.LOCK_SH)
-            turn.close()
+        """Holds the store's lock: shared for writers, alone for maintenance."""
+        with store_lock(self.folder, alone=alone):
             yield
 
     def writer(self, *, expected: int = 0) -> "Writer":
@@ -208,8 +194,13 @@ class Store:
         return Writer(self, expected)
 
     def has_model(self, digest: str) -> bool:
-        """Whether the store holds the model of that manifest's digest."""
-        return self.read_again(lambda: self.tree().model(digest) is not None)
+        """Whether the store holds the model of that manifest's digest, or at least its tree."""
+
+        def look() -> bool:
+            tree = self.tree().model(digest)
+            return tree is not None and self.objects.has(tree)
+
+        return self.read_again(look)
 
     def models(self) -> dict[str, bytes]:
         """The models: manifest's digest -> id of the model tree."""
@@ -307,9 +298,10 @@ class Store:
             return read()
 
     def close(self) -> None:
-        """Stops the threads and closes the files."""
-        if "pool" in self.__dict__:
-            self.pool.shutdown()
+        """Stops the threads and closes the files; both come again when they are needed."""
+        pool = self.__dict__.pop("pool", None)
+        if pool is not None:
+            pool.shutdown()
         if "lookup" in self.__dict__:
             self.lookup.close()
 
@@ -317,16 +309,6 @@ class Store:
         self.sync()
         row = self.lookup.get(id)
         return row.oid if row else None
-
-
-def _let_pass(turn: BinaryIO) -> None:
-    """Waits while maintenance waits for the lock, but not for long: it may wait for whoever waits for us."""
-    patience = time.monotonic() + _COURTESY
-    while time.monotonic() < patience:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(turn, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            return
-        time.sleep(0.002)
 
 
 def read_ref(repository: Path, name: str) -> bytes | None:

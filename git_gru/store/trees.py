@@ -125,11 +125,20 @@ class StoreTree:
 
     def models(self) -> dict[str, bytes]:
         """All models: manifest's digest -> model tree."""
-        return {
-            (group + rest).decode(): tree
-            for group in self._groups
-            for rest, tree in self._group(group).items()
-        }
+        return {digest: tree for group in self.groups() for digest, tree in self.models_in(group).items()}
+
+    def groups(self) -> list[str]:
+        """The groups: the first two digits of the digests of the models that they hold."""
+        return [group.decode() for group in self._groups]
+
+    def models_in(self, group: str) -> dict[str, bytes]:
+        """The models of one group: manifest's digest -> model tree."""
+        return {group + rest.decode(): tree for rest, tree in self._group(group.encode()).items()}
+
+    def forget_group(self, group: str) -> None:
+        """Takes a group for one that holds no model, in what `write` makes as well: its tree is lost."""
+        self._groups.pop(group.encode(), None)
+        self._models[group.encode()] = {}
 
     def write(
         self,
@@ -198,17 +207,21 @@ class StoreTree:
         items = {item.name: item for item in self._folder(root_of(self._objects, commit))}
         text = items.get(b"format")
         if text is None or b"models" not in items:
-            raise TreeError("the store's tree has no format or no models", hint=REPAIR)
+            raise TreeError(f"the store's state {commit.hex()} has no format or no models", hint=REPAIR)
         content = bytes(self._objects.expect(text.oid, "blob"))
         if content != FORMAT_TEXT:
             raise TreeError(
-                f"the store has the format {content[:60]!r}, this git-gru knows {FORMAT_TEXT!r}",
+                f"the store's state {commit.hex()} has the format {content[:60]!r}, this git-gru knows {FORMAT_TEXT!r}",
                 hint="install a newer git-gru",
             )
         self._groups = {item.name: item.oid for item in self._folder(items[b"models"].oid)}
         if b"incoming" in items:
+            # What is under no digest is nobody's, and is left out of the next state
             arrived = self._folder(items[b"incoming"].oid)
-            self.incoming = {item.name.decode("ascii", "replace"): item.oid for item in arrived}
+            named = {item.name.decode("ascii", "replace"): item for item in arrived}
+            self.incoming = {
+                id: item.oid for id, item in named.items() if is_id(id) and item.mode == TREE_MODE
+            }
         if b"unneeded" in items:
             for item in self._folder(items[b"unneeded"].oid):
                 when = bytes(self._objects.expect(item.oid, "blob")).strip()

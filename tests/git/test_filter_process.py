@@ -1,11 +1,17 @@
 """The filter's protocol, in process, over files; real Git speaks it in test_plain_git.py."""
 
+import contextlib
+import io
 import os
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from git_gru.errors import GruError
 from git_gru.git.filter_process import serve
 from git_gru.git.pktline import EndOfStreamError, PacketReader, PacketWriter, ProtocolError
+from git_gru.store.ingest import describe
 from git_gru.store.manifest import parse_manifest
 
 GREETING = ("git-filter-client", "version=2")
@@ -178,3 +184,40 @@ def test_git_dying_midway(session):
     session.commands = 0
     with pytest.raises(EndOfStreamError):
         session.run()
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 1 << 20), st.binary(max_size=8), st.integers(0, 8)), max_size=4),
+    st.integers(0, 40),
+)
+@settings(deadline=None, max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_comes_through_the_pipe(session, model, tmp_path, changes, cut):
+    """A session of which pieces were replaced, and which may end early: an end, or an error of the protocol or of one file."""
+    manifest = describe(io.BytesIO(model), expect_safetensors=True).manifest.encode()
+    said = tmp_path / "said"
+    with open(said, "w+b") as file:
+        out = PacketWriter(file.fileno())
+        for lines in (GREETING, CAPABILITIES):
+            out.lines(*lines)
+        for command, content in (
+            ("clean", model[:400]),
+            ("clean", manifest),
+            ("smudge", manifest),
+            ("smudge", model[:50]),
+        ):
+            out.lines(f"command={command}", "pathname=a.safetensors", "can-delay=1")
+            out.content([content])
+            out.flush()
+        out.lines("command=list_available_blobs")
+    data = bytearray(said.read_bytes())
+    for at, piece, replaced in changes:
+        # Half of the changes hit the framing at the start
+        at %= 300 if at % 2 else len(data)
+        data[at : at + replaced] = piece
+    said.write_bytes(data[: len(data) - cut])
+    heard = Heard()
+    with open(said, "rb") as stdin, open(tmp_path / "answers", "wb") as answers:
+        with contextlib.suppress(ProtocolError, EndOfStreamError):
+            serve(stdin, answers.fileno(), heard)
+    for _, error in heard.failures:
+        assert isinstance(error, GruError | ProtocolError), repr(error)

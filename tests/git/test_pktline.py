@@ -1,3 +1,4 @@
+import contextlib
 import io
 import os
 
@@ -115,10 +116,23 @@ def test_a_closed_pipe(data):
         reader(data).lines()
 
 
-@pytest.mark.parametrize("data", [b"zzzz", b"0003", b"-001"])
+@pytest.mark.parametrize("data", [b"zzzz", b"0003", b"-001", b"+00a", b"0x1a", b"1_0a", b" 00a", b"\xff" * 4])
 def test_what_is_no_packet(data):
     with pytest.raises(ProtocolError):
         reader(data).lines()
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"0000", b"0005a", b"0006ab", b"fff0", b"0004", b"00", b"\xff", b"zz"]), max_size=12
+    )
+)
+def test_any_bytes_are_packets_or_an_error(pieces):
+    source = reader(b"".join(pieces))
+    with contextlib.suppress(ProtocolError, EndOfStreamError):
+        while not source.at_end():
+            assert all(len(line) <= MAX_PAYLOAD for line in source.lines())
+            source.content().drain()
 
 
 def test_the_orderly_end():

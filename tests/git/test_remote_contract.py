@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from git_gru.errors import StoreError
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
@@ -483,6 +482,25 @@ def test_a_refusal_is_told_in_the_hubs_words(stores: Callable[[], Store], tmp_pa
         publish(one, hub.view(one), [added(one, versions(1))])
 
 
+def test_a_hub_whose_lock_a_killed_git_has_left_is_named(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = stores()
+    hub = git_hub(tmp_path / "hub.git")
+    manifests = added(one, versions(2))
+    publish(one, hub.view(one), [manifests[:1]])
+    lock = tmp_path / "hub.git/refs/gru/store.lock"
+    lock.touch()
+    waits: list[float] = []
+    monkeypatch.setattr(publish_module.time, "sleep", waits.append)
+    with pytest.raises(RemoteError, match="nobody else moves its refs/gru/store") as caught:
+        publish(one, hub.view(one), [manifests[1:]])
+    assert "store.lock" in (caught.value.hint or "")
+    assert len(waits) == publish_module.MOST_REFUSALS
+    lock.unlink()
+    assert publish(one, hub.view(one), [manifests[1:]]).models == 1
+
+
 def test_large_models_go_in_parts_and_go_on_after_an_interruption(
     hub: Hub, stores: Callable[[], Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,7 +578,7 @@ def test_one_model_that_is_damaged_there_does_not_keep_the_others(
     wrong = commit_of(three, {manifests[1].digest: b"not its chunks"}, None)
     assert hub.view(three).move(wrong, None)
     publish(one, hub.view(one), [[manifests[0]], [manifests[2]]])
-    with pytest.raises(StoreError, match="is not that of the model"):
+    with pytest.raises(RemoteError, match="is not that of the model"):
         bring(two, [hub.view(two)], manifests)
     assert set(two.models()) == {manifests[0].digest, manifests[2].digest}
     publish(one, other.view(one), [[manifests[1]]])

@@ -37,33 +37,6 @@ def replace(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("suffix", [".pack", ".idx"])
-def test_a_flipped_bit_never_gives_other_bytes(
-    suffix: str, store: Store, add: Add, read: Read, lineage: Lineage
-) -> None:
-    contents = lineage(3, count=700)
-    manifests = [add(store, content) for content in contents]
-    repack(store, [manifests[::-1]], set())
-    path = max((path for path in files(store) if path.suffix == suffix), key=lambda path: path.stat().st_size)
-    good = path.read_bytes()
-    store.close()
-    chance = random.Random(1)
-    noticed = 0
-    for _ in range(150):
-        bad = bytearray(good)
-        bad[chance.randrange(len(bad))] ^= 1 << chance.randrange(8)
-        replace(path, bytes(bad))
-        for manifest, content in zip(manifests, contents, strict=True):
-            fresh = Store(store.folder)
-            try:
-                assert read(fresh, manifest) == content
-            except StoreError:
-                noticed += 1
-            finally:
-                fresh.close()
-    assert noticed
-
-
 def test_the_error_names_the_chunk(store: Store, add: Add, read: Read, weights: Callable[..., bytes]) -> None:
     manifest = add(store, weights(1, 5000))
     (id,) = manifest.chunks()

@@ -3,8 +3,7 @@
 import errno
 import io
 import os
-import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,20 +18,6 @@ from git_gru.store.store import Store
 
 Add = Callable[..., Manifest]
 Read = Callable[[Store, Manifest], bytes]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own with 6 MiB, where that can be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here; the tests with a failing write run anyway")
-    yield place
-    subprocess.run(["umount", "--lazy", place], check=True)
 
 
 def noise(size: int, seed: int = 1) -> bytes:

@@ -16,11 +16,11 @@ from git_gru.store import columns
 from git_gru.store.codec import Encoding, inspect
 from git_gru.store.columns import DEPTH
 from git_gru.store.ingest import ingest
+from git_gru.store.locking import RewriteRunningError
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import PackWriter, make_entry
 from git_gru.store.repack import DEEPEST, RepackReport, repack
 from git_gru.store.restore import restore
-from git_gru.store.rewrite import RewriteRunningError
 from git_gru.store.store import LONGEST_CHAIN, Store
 from git_gru.store.trees import model_blobs, model_deltas
 

@@ -4,9 +4,7 @@ import contextlib
 import fcntl
 import io
 import os
-import shutil
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -368,34 +366,6 @@ def test_a_chunk_of_a_dropped_model_is_written_again(store: Store, add: Add, rea
 
 
 # ---- a store that cannot be written -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def read_only(tmp_path: Path) -> Callable[[Path], Path]:
-    """A read-only view of a folder: a bind mount where that is allowed, else a copy without permissions."""
-    views: list[Path] = []
-
-    def make(folder: Path) -> Path:
-        view = tmp_path / "view"
-        view.mkdir()
-        if os.geteuid() == 0:
-            mounted = subprocess.run(
-                ["mount", "--bind", "-o", "ro", folder, view], capture_output=True, check=False
-            )
-            if mounted.returncode == 0:
-                views.append(view)
-                subprocess.run(["mount", "-o", "remount,ro,bind", view], capture_output=True, check=True)
-                return view
-            pytest.skip("root may write everywhere, and may not mount here")
-        view.rmdir()
-        shutil.copytree(folder, view)
-        for path in [view, *view.rglob("*")]:
-            path.chmod(path.stat().st_mode & ~0o222)
-        return view
-
-    yield make  # type: ignore[misc]
-    for view in views:
-        subprocess.run(["umount", "--lazy", view], check=True)
 
 
 @pytest.mark.parametrize("cache", ["kept", "deleted"])

@@ -1,0 +1,124 @@
+"""Checking a repository's models: the store's packs, trees and chunks, and what the repository names against what is here.
+
+Beside what `verify` finds in the store itself:
+
+- A manifest that references reach and whose model is neither here nor on a remote whose state was fetched is *missing*.
+- A file that the attributes of a tip make a model, and that was committed without the filter, is *plain*: it is whole, and costs
+  its full size in Git in every version.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from git_gru.errors import StoreError
+from git_gru.git.collecting import collection_rules, plan_collection
+from git_gru.git.history import model_history
+from git_gru.git.manifests import ManifestBlobs
+from git_gru.git.needs import find_needs
+from git_gru.git.plain_files import PlainFile, plain_files
+from git_gru.git.repository import Repository
+from git_gru.store.collect import Unneeded
+from git_gru.store.locking import one_at_a_time
+from git_gru.store.mend import forget_lost_groups, intact_copies, mend
+from git_gru.store.promised import remote_tips
+from git_gru.store.store import Store
+from git_gru.store.trees import StoreTree
+from git_gru.store.verify import Finding, Kind, Progress, Verified, verify
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """What a check found. `paths` are where models stand in the history, by their digests; `elsewhere` are models that are not
+    here and known to be on remotes (digest -> remote); `mended` counts chunks written anew.
+    """
+
+    verified: Verified
+    paths: Mapping[str, Sequence[str]]
+    elsewhere: Mapping[str, str]
+    plain_files: tuple[PlainFile, ...]
+    unneeded: tuple[Unneeded, ...]
+    mended: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is missing or damaged."""
+        return not self.verified.findings
+
+
+def check(
+    repo: Repository,
+    store: Store,
+    *,
+    deep: bool = False,
+    repair: bool = False,
+    progress: Progress | None = None,
+) -> Checked:
+    """Checks all of the repository's models; `deep` decodes every chunk. `repair` first writes chunks anew that are damaged and
+    intact elsewhere in the store. Raises `RewriteRunningError`.
+    """
+    blobs = ManifestBlobs(repo, store.stamps)
+
+    def chunks_of(digest: str) -> Collection[str] | None:
+        manifest = blobs.of_model(digest)
+        return None if manifest is None else manifest.chunks()
+
+    needed = find_needs(repo, store.stamps).digests
+    mended = 0
+    with one_at_a_time(store.folder):
+        verified = verify(store, chunks_of, deep=deep, progress=progress)
+        if repair and verified.findings:
+            mended = _mended(store, verified)
+            verified = verify(store, chunks_of, deep=deep, progress=progress)
+    for _, chunk in verified.broken_chunks():
+        store.lookup.drop(chunk)  # so that adding its file again writes it anew
+    paths = _paths(repo, store)
+    elsewhere, missing = _not_here(store, needed, paths)
+    return Checked(
+        verified=replace(verified, findings=(*verified.findings, *missing)),
+        paths=paths,
+        elsewhere=elsewhere,
+        plain_files=tuple(plain_files(repo, blobs)),
+        unneeded=plan_collection(repo, store, collection_rules(repo)).unneeded,
+        mended=mended,
+    )
+
+
+def _mended(store: Store, verified: Verified) -> int:
+    """Mends what can be mended by the store itself; returns the number of chunks."""
+    try:
+        forget_lost_groups(store)
+        return mend(store, intact_copies(store, [chunk for _, chunk in verified.broken_chunks()]))
+    except StoreError:
+        return 0  # the state itself is lost
+
+
+def _paths(repo: Repository, store: Store) -> dict[str, list[str]]:
+    """The paths at which each model stands anywhere in the history."""
+    found: dict[str, list[str]] = {}
+    for path, lineage in model_history(repo, store.stamps).lineages.items():
+        for digest in lineage.digests:
+            found.setdefault(digest, []).append(path)
+    return found
+
+
+def _not_here(
+    store: Store, needed: Collection[str], paths: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, str], list[Finding]]:
+    """Of the models that are needed and not here: those known to be on remotes, and a finding for each of the others."""
+    try:
+        here = store.models().keys()
+    except StoreError:
+        return {}, []  # said already
+    remotes: dict[str, str] = {}
+    for name, commit in remote_tips(store.repository).items():
+        try:
+            remotes.update(dict.fromkeys(StoreTree(store.objects, commit).models(), name))
+        except StoreError:
+            continue
+    absent = sorted(set(needed) - here, key=lambda digest: (paths.get(digest, ()), digest))
+    findings = [
+        Finding(kind=Kind.MISSING, digest=digest, text=f"the model {digest[:12]} is not in the store")
+        for digest in absent
+        if digest not in remotes
+    ]
+    return {digest: remotes[digest] for digest in absent if digest in remotes}, findings

@@ -1,0 +1,78 @@
+"""A push or a fetch that was killed goes on where it stopped: what has arrived of a model in many batches stays."""
+
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from git_gru.store.bring import missing
+from git_gru.store.store import REF, Store
+from git_gru.store.trees import StoreTree, model_blobs
+from tests.faults.dying import attempt
+from tests.faults.operations import (
+    Publish,
+    add,
+    bring_large,
+    hub_of,
+    manifest_of,
+    publish_large,
+    require_whole,
+    versions,
+)
+
+MODEL = versions(1, seed=5, size=1_500, tensors=16)[0]
+"""A header and 16 chunks, of which two fit into a batch: 8 batches, and one in which the model is named."""
+
+MANIFEST = manifest_of(MODEL)
+CHUNKS = len(set(MANIFEST.chunks()))
+BATCHES = 9
+DEATHS = 4
+
+pytestmark = pytest.mark.slow
+
+
+def states(hub: Path) -> int:
+    """How many states a hub has had: one for each batch that has arrived."""
+    counted = subprocess.run(
+        ["git", "-C", str(hub), "rev-list", "--count", REF], capture_output=True, text=True, check=True
+    )
+    return int(counted.stdout)
+
+
+def test_a_push_goes_on(quick: Path) -> None:
+    Publish().prepare(quick)
+    before = states(quick / "hub.git")
+    add(quick / "gru", [MODEL])
+    arrived = 0
+    for _ in range(DEATHS):
+        attempt(
+            publish_large, quick, MODEL, die_at=random.randint(10, 45)
+        )  # in the first or second of its batches
+        store = Store.open(quick / "gru")
+        incoming = StoreTree(store.objects, hub_of(store, quick).look()).incoming
+        here = len(model_blobs(store.objects, incoming[MANIFEST.digest])) if incoming else 0
+        store.close()
+        assert here >= arrived
+        arrived = here
+    done = publish_large(quick, MODEL)
+    assert (done.models, done.blobs) == (1, CHUNKS - arrived)
+    assert states(quick / "hub.git") - before == BATCHES
+
+
+def test_a_fetch_goes_on(quick: Path) -> None:
+    Publish().prepare(quick)
+    add(quick / "gru", [MODEL])
+    publish_large(quick, MODEL)
+    for _ in range(DEATHS):
+        attempt(bring_large, quick, MODEL, die_at=random.randint(8, 20))
+    store = Store.open(quick / "clone")
+    remote = hub_of(store, quick)
+    tree = StoreTree(store.objects, remote.look()).model(MANIFEST.digest)
+    assert tree is not None
+    remote.trees([tree])
+    absent = missing(store.objects, model_blobs(store.objects, tree))
+    store.close()
+    done = bring_large(quick, MODEL)
+    assert (done.models, done.blobs) == (1, len(absent))
+    require_whole(quick / "clone", [MODEL], only=True)
