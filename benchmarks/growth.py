@@ -8,18 +8,17 @@ import io
 import os
 import shutil
 import statistics
-import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
+from benchmarks.filling import commit_all, emptied, size_of, stored
 from benchmarks.http_hub import Server, new_hub
 from benchmarks.peers import Repository
-from git_gru.store.ingest import ingest, ingest_all
-from git_gru.store.manifest import Manifest
+from git_gru.store.ingest import ingest
 from git_gru.store.store import Store
 
 TENSORS, ELEMENTS = 48, 256
@@ -27,9 +26,9 @@ SIZES = (1, 10, 100, 1000)
 STEPS = ("add", "status, model touched", "checkout", "push", "git gru status")
 
 
-def weights(*seed: int) -> bytes:
-    """A small model: `TENSORS` tensors of fp32, none of them shared with another seed's."""
-    values = np.random.default_rng(seed).normal(0, 0.05, (TENSORS, ELEMENTS)).astype("<f4")
+def weights(*seed: int, tensors: int = TENSORS, elements: int = ELEMENTS) -> bytes:
+    """A small model: so many tensors of fp32, none of them shared with another seed's."""
+    values = np.random.default_rng(seed).normal(0, 0.05, (tensors, elements)).astype("<f4")
     return save({f"layers.{at // 4}.weight_{at % 4}": row for at, row in enumerate(values)})
 
 
@@ -42,36 +41,17 @@ def filled(folder: Path, hub: Path, versions: int, models: int) -> Repository:
     """A repository with so many versions of so many models, and a hub that has them."""
     repository = Repository("git-gru", folder).begin()
     repository.git("config", "gru.autoMaintenance", "false")
-    store = Store.open(folder / ".git/gru")
-    files = (weights(version, model) for version in range(versions) for model in range(models))
-    found = ingest_all(store, ((io.BytesIO(file), True) for file in files))
-    manifests = [ingested.manifest for ingested in found]
-    store.sync()
-    store.close()
-    start = repository.git("rev-parse", "HEAD").strip()
-    stream = b"".join(_commits(manifests, models, start))
-    subprocess.run(["git", "-C", str(folder), "fast-import", "--quiet", "--force"], input=stream, check=True)
-    repository.git("reset", "--quiet", "--hard")
+    manifests = stored(repository, (weights(at, model) for at in range(versions) for model in range(models)))
+    texts = [manifest.encode() for manifest in manifests]
+    names = [name_of(model) for model in range(models)]
+    rows = (texts[at : at + models] for at in range(0, len(texts), models))
+    commit_all(repository, (dict(zip(names, row, strict=True)) for row in rows))
     new_hub(hub)
-    repository.git(
-        "--git-dir", str(folder / ".git/gru/store.git"), "push", "--quiet", str(hub), "refs/gru/store"
-    )
+    store = str(folder / ".git/gru/store.git")
+    repository.git("--git-dir", store, "push", "--quiet", str(hub), "refs/gru/store")
     repository.git("remote", "add", "origin", str(hub))
     repository.git("push", "--quiet", "--no-verify", "--set-upstream", "origin", "main")
     return repository
-
-
-def _commits(manifests: Sequence[Manifest], models: int, start: str) -> Iterator[bytes]:
-    """The history as git fast-import(1) reads it."""
-    for at, manifest in enumerate(manifests):
-        version, model = divmod(at, models)
-        if model == 0:
-            yield b"commit refs/heads/main\ncommitter bench <bench@localhost> %d +0000\ndata 0\n" % (
-                10**9 + version
-            )
-            yield b"from %s\n" % start.encode() if version == 0 else b""
-        text = manifest.encode()
-        yield b"M 100644 inline %s\ndata %d\n%s\n" % (name_of(model).encode(), len(text), text)
 
 
 def measure(repository: Repository, seed: int) -> None:
@@ -90,7 +70,7 @@ def measure(repository: Repository, seed: int) -> None:
 
 def growth(work: Path, shapes: Sequence[tuple[int, int]], rounds: int) -> dict[tuple[int, int], Repository]:
     """Fills a repository of each shape (versions, models) and takes `rounds` of steps in each, in turns."""
-    shutil.rmtree(work, ignore_errors=True)
+    emptied(work)
     grown = {}
     for versions, models in shapes:
         folder = work / f"{versions}-versions-of-{models}"
@@ -128,9 +108,9 @@ def overhead_row(repository: Repository, versions: int) -> list[object]:
     stored = sum(row.stored for row in store.lookup.rows().values())
     count = len(store.models())
     store.close()
-    objects = _size(folder / "gru/store.git/objects") - stored
+    objects = size_of(folder / "gru/store.git/objects") - stored
     cache = sum(path.stat().st_size for path in (folder / "gru").glob("index.sqlite*"))
-    return [versions, stored / count, objects / count, cache / count, _size(folder / "objects") / count]
+    return [versions, stored / count, objects / count, cache / count, size_of(folder / "objects") / count]
 
 
 def first_fetch(repository: Repository, server: Server, hub: Path) -> tuple[int, float]:
@@ -153,12 +133,12 @@ def unpacked(folder: Path, counts: Sequence[int], rounds: int) -> list[list[obje
         for at in range(done, count):
             ingest(store, io.BytesIO(weights(at)), expect_safetensors=True)
         store.close()
-        before, name = _size(folder / ".git/gru/store.git"), f"behind {count}"
+        before, name = size_of(folder / ".git/gru/store.git"), f"behind {count}"
         for at in range(rounds):
             path.write_bytes(weights(at, count))
             repository.timed(name, lambda: repository.git("add", path.name))
         done = count + rounds
-        grew = (_size(folder / ".git/gru/store.git") - before) / rounds
+        grew = (size_of(folder / ".git/gru/store.git") - before) / rounds
         wall, cpu = (statistics.median(taken[name]) * 1e3 for taken in (repository.times, repository.cpu))
         rows.append([count, f"{wall:.0f} ({cpu:.0f})", grew - len(weights(0)) * _kept_share(folder)])
     return rows
@@ -170,7 +150,3 @@ def _kept_share(folder: Path) -> float:
     rows = store.lookup.rows().values()
     store.close()
     return sum(row.stored for row in rows) / sum(row.raw for row in rows)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

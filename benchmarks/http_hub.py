@@ -9,6 +9,7 @@ import http.server
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -39,7 +40,8 @@ def _backend() -> str:
 class Server(http.server.ThreadingHTTPServer):
     """Serves the hubs in the folder `root` by requests of the class `handler`.
 
-    `received` and `sent` count bytes as they pass the sockets, headers included.
+    `received` and `sent` count bytes as they pass the sockets, headers included. `rate` is the most bytes a second that pass
+    (None: as many as can), all connections together.
     """
 
     daemon_threads = True
@@ -48,6 +50,8 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), handler)
         self.root = root
         self.received = self.sent = 0
+        self.rate: float | None = None
+        self._free = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -56,10 +60,15 @@ class Server(http.server.ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def count(self, *, received: int = 0, sent: int = 0) -> None:
-        """Adds to what has passed."""
+        """Adds to what has passed, and takes as long as the rate has it."""
         with self._lock:
             self.received += received
             self.sent += sent
+            if self.rate is None:
+                return
+            self._free = max(self._free, time.monotonic()) + (received + sent) / self.rate
+            wait = self._free - time.monotonic()
+        time.sleep(max(0.0, wait))
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Quiet: a client that hangs up is no error of the server."""

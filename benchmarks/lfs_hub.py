@@ -8,10 +8,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.http_hub import GitHandler
+from benchmarks.http_hub import PIECE, GitHandler
 
 _ROUTE = re.compile(
     r"/(?P<hub>[^/]+)/info/lfs/(?P<what>objects/batch|locks/verify|objects/(?P<oid>[0-9a-f]{64}))\Z"
@@ -79,8 +80,11 @@ class LfsHandler(GitHandler):
             self.send_header("Content-Type", "application/octet-stream")
             self.send_header("Content-Length", str(size))
             self.end_headers()
-            self.connection.sendfile(file)
-            self.server.count(sent=size)
+            if self.server.rate is None:
+                self.connection.sendfile(file)
+                self.server.count(sent=size)
+            else:
+                shutil.copyfileobj(file, self.wfile, PIECE)
 
     def _say(self, status: int, answer: dict[str, Any]) -> None:
         data = json.dumps(answer).encode()

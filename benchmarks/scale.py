@@ -5,10 +5,14 @@ sizes take turns. Read the ratios.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks import growth
+from benchmarks import growth, history, transfer
+from benchmarks.filling import emptied
 from benchmarks.http_hub import serving
+from benchmarks.lfs_hub import LfsHandler
+from benchmarks.peers import MODEL
 from benchmarks.tables import heading, table
 
 
@@ -56,13 +60,48 @@ def by_packs(work: Path, rounds: int, counts: tuple[int, ...]) -> None:
     )
 
 
+def by_transfer(work: Path, models: Path, quick: bool) -> None:
+    """What travels between repositories and hubs, beside git-lfs."""
+    hubs = emptied(work) / "hubs"
+    hubs.mkdir()
+    fast = history.series(models, 20)
+    pushed = fast[:5] if quick else fast
+    with serving(hubs, LfsHandler) as server:
+        place = transfer.Place(hubs, server)
+        table("Pushes", transfer.COLUMNS, transfer.pushes(work, place, pushed, 1 if quick else 3))
+        columns = ("a hub", "bytes / raw", "seconds")
+        table("A hub that was fed version by version", columns, transfer.fed_one_by_one(work, place, pushed))
+        rows = []
+        for step, names, raw, rounds in _hubs_to_clone(work, place, models, quick):
+            rows += transfer.clones(work, place, names, step, raw, rounds)
+        table("Clones with a checkout of HEAD", transfer.COLUMNS, rows)
+
+
+def _hubs_to_clone(
+    work: Path, place: transfer.Place, models: Path, quick: bool
+) -> Iterator[tuple[str, dict[str, str], int, dict[str, int]]]:
+    """(what it is, tool -> hub, bytes of HEAD's models, rounds of each kind)."""
+    size = history.series(models, 20)[-1].stat().st_size
+    count = len(history.series(models, 20)) if quick else 100
+    rounds = dict.fromkeys(transfer.RATES, 2 if quick else 7) | {"http, 100 Mbit/s": 1 if quick else 3}
+    yield f"45.7 MB, {count} versions", transfer.history_hubs(work, place, models, count), size, rounds
+    unlimited = dict.fromkeys(("file", "http"), 2 if quick else 5)
+    small = {growth.name_of(at): growth.weights(at, tensors=12, elements=1 << 14) for at in range(100)}
+    size = sum(map(len, small.values()))
+    yield "100 models of 0.8 MB", transfer.pushed_hubs(work, place, small, "small"), size, unlimited
+    large = models / "large-0.safetensors"
+    if not quick:
+        names = transfer.pushed_hubs(work, place, {MODEL: large}, "large")
+        yield "392 MB", names, large.stat().st_size, dict.fromkeys(("file", "http"), 3)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--work", type=Path, default=Path("bench-work"), help="folder for the history and repositories"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller histories")
-    parser.add_argument("--only", help="comma-separated parts: versions,models,packs,…")
+    parser.add_argument("--only", help="comma-separated parts: versions,models,packs,transfer")
     options = parser.parse_args()
     work, quick = options.work.absolute(), options.quick
     sizes = growth.SIZES[:-1] if quick else growth.SIZES
@@ -73,7 +112,9 @@ def main() -> None:
         "packs": lambda: by_packs(
             work / "scale-packs", rounds, (0, 50, 100) if quick else (0, 50, 100, 1000)
         ),
+        "transfer": lambda: by_transfer(work / "scale-transfer", work / "history", quick),
     }
+    history.make(work / "history")
     heading()
     only = set(options.only.split(",")) if options.only else None
     for name, part in parts.items():

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,20 @@ def test_what_is_written_is_read_back(manifest: Manifest) -> None:
     assert again.encode() == data
     assert again.digest == manifest.digest
     assert is_manifest(data)
+
+
+@given(MANIFESTS)
+@settings(max_examples=200, deadline=None)
+def test_the_text_is_what_a_json_library_writes(manifest: Manifest) -> None:
+    """As docs/format.md has it: names as `json.dumps(name, ensure_ascii=False)` writes them, dtypes in ASCII."""
+    lines = [
+        f'{json.dumps(name, ensure_ascii=False)}: {{"dtype": {json.dumps(entry.dtype)}, '
+        f'"shape": {json.dumps(entry.shape)}, "chunks": {json.dumps(entry.chunks)}}}'
+        for name, entry in manifest.tensors.items()
+    ]
+    if manifest.raw is None:
+        text = manifest.encode().decode().split('"tensors": {\n')[1]
+        assert text == "".join(",\n".join(lines)) + ("\n" if lines else "") + "}}\n"
 
 
 def test_the_order_of_tensors_is_kept_and_counts() -> None:
