@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
+    "du": Verb("git_gru.cli.du", _STORE, "Show where the bytes of models go."),
     "fsck": Verb("git_gru.cli.fsck", _STORE, "Check that all models are there and whole."),
     "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
     "maintenance": Verb(
