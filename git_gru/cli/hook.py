@@ -1,12 +1,20 @@
 """`git-gru hook NAME`: what the hook stubs call. No click here: a commit waits for it."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from git_gru.errors import InputError
 from git_gru.git import hooks
 from git_gru.git.repository import Repository
 
-HOOKS: dict[str, Callable[[Repository], None]] = {"pre-commit": hooks.pre_commit}
+
+def _pre_receive(repo: Repository) -> None:
+    from git_gru.git.receiving import pre_receive
+
+    pre_receive(repo, sys.stdin)
+
+
+HOOKS: dict[str, Callable[[Repository], None]] = {"pre-commit": hooks.pre_commit, "pre-receive": _pre_receive}
 
 
 def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
