@@ -13,7 +13,7 @@ _PROGRAM = (sys.executable, "-P", "-m", "git_gru", "maintenance", "--background"
 
 
 def start_maintenance_if_due(repo: Repository, store: Store) -> None:
-    """Asks whether maintenance is due, by two numbers, and starts it. What goes wrong is no failure of the caller's."""
+    """Asks whether maintenance is due, by a few numbers, and starts it. What goes wrong is no failure of the caller's."""
     with contextlib.suppress(GruError, OSError, sqlite3.Error):
         if Upkeep(store.lookup).is_due():
             from git_gru.git.maintenance import start_if_due

@@ -23,9 +23,16 @@ def _pre_push(repo: Repository, arguments: Sequence[str]) -> None:
     publish_updates(repo, name, url, updates, progress=bytes_progress(f"sending models to {name}"))
 
 
+def _pre_receive(repo: Repository, arguments: Sequence[str]) -> None:
+    from git_gru.git.receiving import pre_receive
+
+    pre_receive(repo, sys.stdin)
+
+
 HOOKS: dict[str, Callable[[Repository, Sequence[str]], None]] = {
     "pre-commit": _pre_commit,
     "pre-push": _pre_push,
+    "pre-receive": _pre_receive,
 }
 
 

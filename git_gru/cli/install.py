@@ -6,7 +6,7 @@ import click
 
 from git_gru.cli.render import line
 from git_gru.git.hooks import HookAction
-from git_gru.git.install import Installation, Scope, install, program_command
+from git_gru.git.install import Installation, Scope, install, install_server, program_command
 from git_gru.git.repository import NotARepositoryError, Repository
 from git_gru.store.transform import NATIVE
 
@@ -42,14 +42,25 @@ def hook_lines(done: Installation) -> list[str]:
 @scope_options[0]
 @scope_options[1]
 @scope_options[2]
-def command(scope: str) -> None:
+@click.option("--server", is_flag=True, help="In a bare repository: check that pushes bring their models.")
+def command(scope: str, server: bool) -> None:
     """Tell Git about git-gru: the filter, the diff and merge drivers, and this repository's hooks.
 
     Works from any shell, editor or GUI afterwards, also when git-gru lives in a virtual environment. A hook of your own is
     kept and called. Running it again changes nothing.
+
+    With --server, in a bare repository that is pushed to: a hook that refuses branches whose models were not pushed, and the
+    settings that let clones fetch single models. A hub works without it.
     """
     repo = repository_if_any()
-    done = install(repo, Scope(scope), program_command(os.environ.get("PATH", os.defpath)))
+    program = program_command(os.environ.get("PATH", os.defpath))
+    if server:
+        done = install_server(repo, program)
+        for text in (*hook_lines(done), *(f"set {key}" for key in done.changed)):
+            line(text)
+        line("pushes are checked: a branch comes in only with its models complete")
+        return
+    done = install(repo, Scope(scope), program)
     if done.changed:
         line(f"git-gru is installed ({done.scope.value} settings), called as: {done.program}")
     else:

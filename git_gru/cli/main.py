@@ -61,6 +61,7 @@ VERBS: dict[str, Verb] = {
     "migrate": Verb(
         "git_gru.cli.migrate", _STORE, "Make a history's files models, or its models files again."
     ),
+    "du": Verb("git_gru.cli.du", _STORE, "Show where the bytes of models go."),
     "fsck": Verb("git_gru.cli.fsck", _STORE, "Check that all models are there and whole."),
     "gc": Verb("git_gru.cli.gc", _STORE, "Drop models that nothing in the repository needs any more."),
     "prune": Verb("git_gru.cli.prune", _STORE, "Drop local copies of models that a remote has."),

@@ -5,9 +5,10 @@ A *lineage* is one path's versions, newest first, each once. Its *rank* says how
 whose manifest cannot be read are left out.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from git_gru.git.manifests import ManifestBlobs
 from git_gru.git.needs import ALL_REFS
@@ -36,6 +37,18 @@ class Lineage:
         return (manifest for manifest in read if manifest is not None)
 
 
+class Version(NamedTuple):
+    """A model's version in the history: the commit that made it there (or, not `is_made`, replaced it), its path, its manifest's
+    digest, and the blob that holds that.
+    """
+
+    commit: str
+    path: str
+    digest: str
+    name: bytes
+    is_made: bool
+
+
 @dataclass(frozen=True, kw_only=True)
 class History:
     """Path → lineage, that of the newest version first; digest → rank; and the digests of the models that stay plain."""
@@ -53,14 +66,9 @@ def model_history(repo: Repository, stamps: Stamps) -> History:
     blobs = ManifestBlobs(repo, stamps)
     lineages: dict[str, dict[str, bytes]] = {}
     ranks: dict[str, int] = {}
-    changes = _changes(repo, tips)
-    while some := list(islice(changes, _AT_ONCE)):
-        digests = blobs.sort(name for _, name in some).digests
-        for path, name in some:
-            digest = digests.get(bytes.fromhex(name))
-            if digest is not None:
-                lineages.setdefault(path, {}).setdefault(digest, bytes.fromhex(name))
-                ranks.setdefault(digest, len(ranks))
+    for version in versions(repo, blobs, sorted(tips), all_refs=True):
+        lineages.setdefault(version.path, {}).setdefault(version.digest, version.name)
+        ranks.setdefault(version.digest, len(ranks))
     return History(
         lineages={path: Lineage(blobs, names) for path, names in lineages.items()},
         ranks=ranks,
@@ -68,24 +76,44 @@ def model_history(repo: Repository, stamps: Stamps) -> History:
     )
 
 
-def _changes(repo: Repository, tips: Collection[str]) -> Iterator[tuple[str, str]]:
-    """(path, blob) of everything that commits changed, newest first."""
+def versions(
+    repo: Repository, blobs: ManifestBlobs, commits: Sequence[str], *, all_refs: bool
+) -> Iterator[Version]:
+    """Every version that a commit reachable from `commits` (and from all refs) made or replaced, newest first.
+
+    A version comes as often as commits touch it. (As replaced too: where history is shallow, nothing shows it being made.)
+    """
+    changes = _changes(repo, commits, all_refs=all_refs)
+    while some := list(islice(changes, _AT_ONCE)):
+        digests = blobs.sort(name for *_, name, _ in some).digests
+        for commit, path, name, is_made in some:
+            digest = digests.get(bytes.fromhex(name))
+            if digest is not None:
+                yield Version(commit, path, digest, bytes.fromhex(name), is_made)
+
+
+def _changes(
+    repo: Repository, commits: Sequence[str], *, all_refs: bool
+) -> Iterator[tuple[str, str, str, bool]]:
+    """(commit, path, blob, whether it came or went) of everything that commits changed, newest first."""
     listed = lines(
         "log", "-z", "--raw", "--no-abbrev", "--no-renames", "--root", "--topo-order", "--diff-merges=first-parent",
-        "--no-show-signature", "--no-notes", "--format=", *ALL_REFS, "--stdin",
+        "--no-show-signature", "--no-notes", "--format=%x02%H", *(ALL_REFS if all_refs else ()), "--stdin",
         cwd=repo.top,
         env=repo.environment,
-        input="".join(f"{tip}\n" for tip in sorted(tips)).encode(),
+        input="".join(f"{commit}\n" for commit in commits).encode(),
         end=b"\0",
     )  # fmt: skip
+    commit = ""
     for token in listed:
-        if token.startswith(b":"):
+        if token.startswith(b"\2"):
+            commit = token[1:].decode()
+        elif token.lstrip(b"\n").startswith(b":"):
             path = next(listed).decode("utf-8", "surrogateescape")
             before, after = token.split()[2:4]
-            # `before` as well: where history is shallow, nothing shows the parent's version as an `after`
-            for blob in (after, before):
+            for blob, is_made in ((after, True), (before, False)):
                 if blob.strip(b"0"):
-                    yield path, blob.decode()
+                    yield commit, path, blob.decode(), is_made
 
 
 def _at(repo: Repository, tips: Collection[str]) -> Iterator[str]:

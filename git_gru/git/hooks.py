@@ -7,6 +7,7 @@ when no tracked model is concerned, and otherwise runs `git-gru hook NAME`.
 
 import os
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -22,6 +23,8 @@ from git_gru.store.store import Store
 MARK = "# git-gru hook stub"
 KEPT_SUFFIX = ".before-git-gru"
 NAMES = ("pre-commit", "pre-push")
+SERVER_NAMES = ("pre-receive",)
+"""The hooks of a hub, which takes pushes."""
 
 
 class HookAction(StrEnum):
@@ -60,11 +63,11 @@ def hook_folder(repo: Repository) -> Path:
     return Path(os.fsdecode(found.removesuffix(b"\n")))
 
 
-def install(repo: Repository, program: str) -> tuple[HookChange, ...]:
+def install(repo: Repository, program: str, names: Sequence[str] = NAMES) -> tuple[HookChange, ...]:
     """Writes our stubs; a hook that is not ours is kept under another name and called by ours."""
     folder = hook_folder(repo)
     folder.mkdir(parents=True, exist_ok=True)
-    return tuple(_install_one(folder / name, _stub(name, program)) for name in NAMES)
+    return tuple(_install_one(folder / name, _stub(name, program)) for name in names)
 
 
 def ensure(repo: Repository) -> None:
@@ -90,7 +93,8 @@ def ensure(repo: Repository) -> None:
 def uninstall(repo: Repository) -> tuple[HookChange, ...]:
     """Removes our stubs and puts the hooks back that stood there before."""
     folder = hook_folder(repo)
-    return tuple(change for name in NAMES if (change := _uninstall_one(folder / name)) is not None)
+    names = (*NAMES, *SERVER_NAMES)
+    return tuple(change for name in names if (change := _uninstall_one(folder / name)) is not None)
 
 
 def _stub(name: str, program: str) -> str:

@@ -103,6 +103,24 @@ def install(repo: Repository | None, scope: Scope, program: str) -> Installation
     return Installation(scope=scope, program=program, changed=tuple(changed), hooks=done)
 
 
+_SERVING = {"uploadpack.allowFilter": "true", "uploadpack.allowAnySHA1InWant": "true"}
+"""What lets clones fetch single models from a hub."""
+
+
+def install_server(repo: Repository | None, program: str) -> Installation:
+    """Writes the hook and settings of a hub, a bare repository that is pushed to. Raises `NotARepositoryError`."""
+    if repo is None or repo.worktree is not None:
+        raise NotARepositoryError(
+            f"{Path.cwd()} is no bare repository",
+            hint="Go to the folder of the hub, where pushes arrive, and run it there.",
+        )
+    changed = [key for key, value in _SERVING.items() if repo.config(key) != value]
+    for key in changed:
+        repo.git("config", "--local", key, _SERVING[key])
+    done = hooks.install(repo, program, hooks.SERVER_NAMES)
+    return Installation(scope=Scope.LOCAL, program=program, changed=tuple(changed), hooks=done)
+
+
 def uninstall(repo: Repository | None, scope: Scope) -> Installation:
     """Takes the settings out of `scope` and, when there is a repository, restores the hooks that stood there before.
 

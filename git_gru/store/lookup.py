@@ -81,7 +81,9 @@ class Lookup(Database):
                 return
             dropped = [(bytes.fromhex(digest),) for digest, tree in models.items() if tree is None]
             staying = {bytes.fromhex(digest): tree for digest, tree in models.items() if tree is not None}
-            db.executemany("DELETE FROM chunks WHERE id = ?", [(bytes.fromhex(id),) for id in gone])
+            ids = [(bytes.fromhex(id),) for id in gone]
+            for table in ("chunks", "plain_sizes", "settled"):
+                db.executemany(f"DELETE FROM {table} WHERE id = ?", ids)
             db.executemany("DELETE FROM models WHERE digest = ?", dropped)
             _insert_rows(db, rows)
             _insert_models(db, staying)

@@ -129,7 +129,9 @@ class StoreTree:
 
     def groups(self) -> list[str]:
         """The groups: the first two digits of the digests of the models that they hold."""
-        return [group.decode("latin-1") for group in self._groups]  # a name that is no group is told when it is read
+        return [
+            group.decode("latin-1") for group in self._groups
+        ]  # a name that is no group is told when it is read
 
     def models_in(self, group: str) -> dict[str, bytes]:
         """The models of one group: manifest's digest -> model tree."""

@@ -3,12 +3,15 @@
 import random
 import subprocess
 import threading
+import time
 from collections.abc import Callable
 
 import pytest
 
 from git_gru.ids import digest
+from git_gru.store.collect import Needs, Rules, collect, plan
 from git_gru.store.manifest import Manifest, parse_manifest
+from git_gru.store.repack import repack
 from git_gru.store.store import Store
 
 Add = Callable[..., Manifest]
@@ -75,6 +78,39 @@ def test_eight_processes_add_at_once(
     assert set(store.lookup.rows()) == {id for manifest in made for id in manifest.chunks()}
     store.lookup.forget()
     assert all(digest(store.chunk(id)) == id for manifest in made for id in manifest.chunks())
+
+
+@pytest.mark.slow
+def test_eight_processes_add_while_collections_and_repacks_run(
+    store: Store, python: Python, read: Read, add: Add, whole: Callable[[Store], None]
+) -> None:
+    now = time.time()
+    store.stamps.clock = lambda: now - 7200
+    # Two hours ago these were added and then forgotten; half of them are added again, just when they would go.
+    old = [add(store, content_of(name, n)) for name in range(8) for n in (1, 2)]
+    nothing = Needs(digests=frozenset(), absent=0, adding_since=None, in_git=lambda name: True)
+    rules = Rules(grace=3600)
+    assert len(plan(store, lambda: nothing, rules).unneeded) == 16
+    store.stamps.clock = time.time
+    processes = [start(python, store, name, 2) for name in range(8)]
+    for process in processes:
+        go(process)
+    dropped: set[str] = set()
+    while any(process.poll() is None for process in processes):
+        dropped |= collect(store, plan(store, lambda: nothing, rules), lambda digest: None).dropped
+        repack(store, [], set())
+    dropped |= collect(store, plan(store, lambda: nothing, rules), lambda digest: None).dropped
+    again: set[str] = set()
+    for name, process in enumerate(processes):
+        out, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()
+        for n, manifest in enumerate(acknowledged(out)):
+            assert read(store, manifest) == content_of(name, n)
+            again.add(manifest.digest)
+    assert len(again) == 9
+    assert store.models().keys() == again
+    assert dropped >= {manifest.digest for manifest in old} - again
+    whole(store)
 
 
 @pytest.mark.slow
