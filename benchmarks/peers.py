@@ -71,12 +71,11 @@ class Repository:
     def git(self, *arguments: str) -> str:
         return self.run("git", *arguments)
 
-    def run(self, *command: str) -> str:
+    def environment(self) -> dict[str, str]:
+        """In which all commands run: without the caller's settings."""
         home = self.folder.parent / "home"
         home.mkdir(exist_ok=True)
-        environment = {
-            key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHON"))
-        } | {
+        return {key: value for key, value in os.environ.items() if not key.startswith(("GIT_", "PYTHON"))} | {
             "HOME": str(home),
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_AUTHOR_NAME": "bench",
@@ -85,8 +84,10 @@ class Repository:
             "GIT_COMMITTER_EMAIL": "bench@localhost",
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         }
+
+    def run(self, *command: str) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, env=environment, capture_output=True, text=True, check=False
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
         )
         if done.returncode:
             raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")

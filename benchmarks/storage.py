@@ -151,15 +151,14 @@ def startup() -> None:
 
 
 def memory_use(work: Path, gigabytes: int) -> None:
-    """Peak memory of the filter on a large model."""
+    """Peak memory on a large model."""
     model = work / "large.safetensors"
-    memory.large_model(model, gigabytes)
-    found = memory.measure(Repository("git-gru", work / "memory").begin(), model)
-    rows = [
-        (f"{name} of a {model.stat().st_size / 1e9:.1f} GB model", found[name])
-        for name in ("clean", "smudge")
-    ]
-    table("Peak memory of git-gru's process", ("step", "MB"), rows)
+    if not model.exists():
+        memory.large_model(model, gigabytes)
+    rows = [(name, found[memory.OURS], found[memory.GIT]) for name, found in memory.measure(work, model)]
+    size = model.stat().st_size / 1e9
+    columns = ("step", "git-gru's largest process, MB", "Git's largest process, MB")
+    table(f"Peak memory with a model of {size:.1f} GB", columns, rows)
 
 
 def main() -> None:
@@ -174,9 +173,10 @@ def main() -> None:
     options = parser.parse_args()
     work = options.work.absolute()
     models = work / "history"
-    history.make(models)
-    tools = [tool for tool in TOOLS if available(tool)]
     only = set(options.only.split(",")) if options.only else None
+    if only is None or only - {"startup", "memory"}:
+        history.make(models)
+    tools = [tool for tool in TOOLS if available(tool)]
     heading()
     fast = history.series(models, 20)
     large = [models / f"large-{at}.safetensors" for at in range(history.LARGE_VERSIONS)]
@@ -190,7 +190,7 @@ def main() -> None:
         ),
         "choices": lambda: options.quick or constants(models, work),
         "startup": startup,
-        "memory": lambda: options.quick or memory_use(work, 2),
+        "memory": lambda: options.quick or memory_use(work, 4),
     }
     for name, part in parts.items():
         if only is None or name in only:

@@ -52,6 +52,8 @@ _QUICK = (
     # Weights do not compress, and Git would hunt for deltas between them
     *("-c", "core.compression=0", "-c", "pack.compression=0", "-c", "pack.window=0"),
     *("-c", "core.bigFileThreshold=1k", "-c", "core.hooksPath=/dev/null"),
+    # The sparse walk takes what stands at another path for new, and would send a model again that has arrived in parts
+    *("-c", "pack.useSparse=false"),
     *("-c", "maintenance.auto=false", "-c", "gc.auto=0", "-c", "protocol.version=2"),
     *("-c", "fetch.unpackLimit=1", "-c", "fetch.fsckObjects=false", "-c", "fetch.recurseSubmodules=false"),
 )

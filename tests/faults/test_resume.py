@@ -2,11 +2,14 @@
 
 import random
 import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load, save
 
 from git_gru.store.bring import missing
+from git_gru.store.publish import publish
 from git_gru.store.store import REF, Store
 from git_gru.store.trees import StoreTree, model_blobs
 from tests.faults.dying import attempt
@@ -76,3 +79,40 @@ def test_a_fetch_goes_on(quick: Path) -> None:
     done = bring_large(quick, MODEL)
     assert (done.models, done.blobs) == (1, len(absent))
     require_whole(quick / "clone", [MODEL], only=True)
+
+
+def test_each_blob_travels_once(quick: Path) -> None:
+    """In parts, killed in between, and again in a later version that shares all chunks but one."""
+    Publish().prepare(quick)
+    hub = quick / "hub.git"
+    subprocess.run(
+        ["git", "-C", str(hub), "config", "receive.unpackLimit", "1"], check=True
+    )  # each push a pack
+    before = packed_blobs(hub)
+    arrays = load(MODEL)
+    later = save({**arrays, "w0": arrays["w0"] + 1}, {"step": "later"})
+    add(quick / "gru", [MODEL, later])
+    attempt(publish_large, quick, MODEL, die_at=45)
+    publish_large(quick, MODEL)
+    sent = packed_blobs(hub) - before
+    assert sent.total() == CHUNKS
+    store = Store.open(quick / "gru")
+    done = publish(store, hub_of(store, quick), [[manifest_of(later)]], related=lambda: [MANIFEST])
+    store.close()
+    assert done.blobs == 2  # its header and a tensor
+    assert (packed_blobs(hub) - before - sent).total() == 2
+
+
+def packed_blobs(hub: Path) -> Counter[str]:
+    """How many of the hub's packs hold each chunk's blob."""
+    found: Counter[str] = Counter()
+    for index in (hub / "objects/pack").glob("*.idx"):
+        listed = subprocess.run(
+            ["git", "-C", str(hub), "verify-pack", "-v", str(index)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = [line.split() for line in listed.stdout.splitlines()]
+        found.update(line[0] for line in lines if line[1:2] == ["blob"] and int(line[2]) > 100)  # no padding
+    return found
