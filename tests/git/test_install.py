@@ -183,4 +183,6 @@ def test_a_hook_that_came_after_ours_is_not_lost(plain_repo):
 
 
 def test_the_stubs_are_complete():
-    assert sorted(file.name for file in hooks.stub_folder().iterdir()) == sorted(hooks.NAMES)
+    assert sorted(file.name for file in hooks.stub_folder().iterdir()) == sorted(
+        (*hooks.NAMES, *hooks.SERVER_NAMES)
+    )
