@@ -23,25 +23,22 @@ _ADVICE = {
 
 @click.command("fsck", short_help="Check that all models are there and whole.")
 @click.option("--deep", is_flag=True, help="Decode every chunk and compare it with its id.")
-@click.option(
-    "--repair", is_flag=True, help="Write damaged chunks anew that are intact elsewhere in the store."
-)
 @json_option
-def command(deep: bool, repair: bool, as_json: bool) -> int:
+def command(deep: bool, as_json: bool) -> int:
     """Check the store, and that every model which the repository names is there, complete.
 
-    Exit status 5 when anything is missing or damaged, with what to do about it. Also told: models committed as plain files,
-    and how much git gru gc could free.
+    Exit status 5 when anything is missing or damaged, with what to do about it (git gru repair mends). Also told: models
+    committed as plain files, and how much git gru gc could free.
 
     \b
-    --json: {"whole": bool, "deep": bool, "models", "chunks", "packs", "mended",
+    --json: {"whole": bool, "deep": bool, "models", "chunks", "packs",
              "findings": [{"kind": "pack"|"tree"|"missing"|"damaged", "text", "digest", "chunk", "paths"}],
              "elsewhere": [{"digest", "remote", "paths"}], "plain_files": [{"commit", "path"}],
              "unneeded": {"models", "bytes"}}
     """
     repo = Repository.find()
     with progress_bar("checking") as progress:
-        found = check(repo, repo.store(), deep=deep, repair=repair, progress=progress)
+        found = check(repo, repo.store(), deep=deep, progress=progress)
     if as_json:
         emit_json(_json(found, deep=deep))
     else:
@@ -57,7 +54,6 @@ def _json(found: Checked, *, deep: bool) -> dict[str, Any]:
         "models": verified.models,
         "chunks": verified.chunks,
         "packs": verified.packs,
-        "mended": found.mended,
         "findings": [
             {
                 "kind": finding.kind.value,
@@ -81,8 +77,6 @@ def _show(found: Checked, *, deep: bool) -> None:
     verified = found.verified
     what = f"{plural(verified.models, 'model')}, {plural(verified.chunks, 'chunk')}, {plural(verified.packs, 'pack')}"
     line(f"checked {what}{'' if deep else ' (what the chunks hold: with --deep)'}")
-    if found.mended:
-        line(f"mended {plural(found.mended, 'chunk')}")
     for kind in Kind:
         findings = [finding for finding in verified.findings if finding.kind is kind]
         for text in dict.fromkeys(_sentence(finding, found) for finding in findings):

@@ -19,7 +19,6 @@ from git_gru.git.plain_files import PlainFile, plain_files
 from git_gru.git.repository import Repository
 from git_gru.store.collect import Unneeded
 from git_gru.store.locking import one_at_a_time
-from git_gru.store.mend import forget_lost_groups, intact_copies, mend
 from git_gru.store.promised import remote_tips
 from git_gru.store.store import Store
 from git_gru.store.trees import StoreTree
@@ -29,7 +28,7 @@ from git_gru.store.verify import Finding, Kind, Progress, Verified, verify
 @dataclass(frozen=True, kw_only=True)
 class Checked:
     """What a check found. `paths` are where models stand in the history, by their digests; `elsewhere` are models that are not
-    here and known to be on remotes (digest -> remote); `mended` counts chunks written anew.
+    here and known to be on remotes (digest -> remote).
     """
 
     verified: Verified
@@ -37,7 +36,6 @@ class Checked:
     elsewhere: Mapping[str, str]
     plain_files: tuple[PlainFile, ...]
     unneeded: tuple[Unneeded, ...]
-    mended: int = 0
 
     @property
     def is_whole(self) -> bool:
@@ -45,17 +43,8 @@ class Checked:
         return not self.verified.findings
 
 
-def check(
-    repo: Repository,
-    store: Store,
-    *,
-    deep: bool = False,
-    repair: bool = False,
-    progress: Progress | None = None,
-) -> Checked:
-    """Checks all of the repository's models; `deep` decodes every chunk. `repair` first writes chunks anew that are damaged and
-    intact elsewhere in the store. Raises `RewriteRunningError`.
-    """
+def check(repo: Repository, store: Store, *, deep: bool = False, progress: Progress | None = None) -> Checked:
+    """Checks all of the repository's models; `deep` decodes every chunk. Raises `RewriteRunningError`."""
     blobs = ManifestBlobs(repo, store.stamps)
 
     def chunks_of(digest: str) -> Collection[str] | None:
@@ -63,12 +52,8 @@ def check(
         return None if manifest is None else manifest.chunks()
 
     needed = find_needs(repo, store.stamps).digests
-    mended = 0
     with one_at_a_time(store.folder):
         verified = verify(store, chunks_of, deep=deep, progress=progress)
-        if repair and verified.findings:
-            mended = _mended(store, verified)
-            verified = verify(store, chunks_of, deep=deep, progress=progress)
     for _, chunk in verified.broken_chunks():
         store.lookup.drop(chunk)  # so that adding its file again writes it anew
     paths = _paths(repo, store)
@@ -79,17 +64,7 @@ def check(
         elsewhere=elsewhere,
         plain_files=tuple(plain_files(repo, blobs)),
         unneeded=plan_collection(repo, store, collection_rules(repo)).unneeded,
-        mended=mended,
     )
-
-
-def _mended(store: Store, verified: Verified) -> int:
-    """Mends what can be mended by the store itself; returns the number of chunks."""
-    try:
-        forget_lost_groups(store)
-        return mend(store, intact_copies(store, [chunk for _, chunk in verified.broken_chunks()]))
-    except StoreError:
-        return 0  # the state itself is lost
 
 
 def _paths(repo: Repository, store: Store) -> dict[str, list[str]]:

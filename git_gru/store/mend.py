@@ -11,10 +11,9 @@ from git_gru.errors import StoreError
 from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, decode, encode_plain, inspect
 from git_gru.store.objects import UNREADABLE, Pack
-from git_gru.store.packs import PackWriter
 from git_gru.store.rewrite import Rewrite, free_of_garbage
 from git_gru.store.store import LONGEST_CHAIN, Store
-from git_gru.store.trees import StoreTree, model_blobs
+from git_gru.store.trees import model_blobs
 
 
 class Intact(NamedTuple):
@@ -48,35 +47,6 @@ def mend(store: Store, chunks: Iterable[Intact]) -> int:
             work.copy(free_of_garbage)
             work.swap()
         return work.rewritten
-
-
-def forget_lost_groups(store: Store) -> int:
-    """Takes the groups of models whose trees are lost out of the store's state, so that their models can be added again.
-
-    Returns how many. For the holder of `one_at_a_time`.
-    """
-    with store.locked(alone=True):
-        old = store.tip()
-        state = StoreTree(store.objects, old)
-        lost = [group for group in state.groups() if not _is_there(state, group)]
-        for group in lost:
-            state.forget_group(group)
-        if lost:
-            new, entries = state.write({})
-            pack = PackWriter(store.repository / "objects/pack", len(entries))
-            for entry in entries:
-                pack.add(entry)
-            pack.finish()
-            store.update_ref(new, old)
-    return len(lost)
-
-
-def _is_there(state: StoreTree, group: str) -> bool:
-    try:
-        state.models_in(group)
-    except StoreError:
-        return False
-    return True
 
 
 class _Search:

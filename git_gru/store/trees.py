@@ -137,11 +137,6 @@ class StoreTree:
         """The models of one group: manifest's digest -> model tree."""
         return {group + rest.decode(): tree for rest, tree in self._group(group.encode("latin-1")).items()}
 
-    def forget_group(self, group: str) -> None:
-        """Takes a group for one that holds no model, in what `write` makes as well: its tree is lost."""
-        self._groups.pop(group.encode("latin-1"), None)
-        self._models[group.encode("latin-1")] = {}
-
     def write(
         self,
         changes: Mapping[str, bytes | None],

@@ -37,6 +37,7 @@ _PRELOADED = [
     "git_gru.git.git_remote",
     "git_gru.git.worktree_models",
     "git_gru.store.bring",
+    "git_gru.store.collect",
     "git_gru.store.lookup",
     "git_gru.store.publish",
     "git_gru.store.repack",

@@ -23,6 +23,7 @@ from git_gru.ids import digest
 from git_gru.store import bring as bring_module
 from git_gru.store import publish as publish_module
 from git_gru.store.bring import Brought, bring
+from git_gru.store.collect import Needs, Rules, collect, plan
 from git_gru.store.ingest import describe, ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.publish import Published, publish
@@ -153,6 +154,28 @@ class Repack:
         require_whole(folder / "gru", FILES, only=True)
 
 
+class Collect:
+    """Models that nothing needs leave; the one that stays was a delta against one that goes."""
+
+    def prepare(self, folder: Path) -> None:
+        Repack().prepare(folder)
+        Repack().act(folder)
+        add(folder / "gru", [LARGE])
+
+    def act(self, folder: Path) -> None:
+        store = Store.open(folder / "gru")
+        stays = manifest_of(FILES[0])
+        needs = Needs(
+            digests=frozenset([stays.digest]), absent=0, adding_since=None, in_git=lambda name: True
+        )
+        collect(store, plan(store, lambda: needs, Rules(grace=0.0)), {stays.digest: stays.chunks()}.get)
+        store.close()
+
+    def check(self, folder: Path, *, done: bool) -> None:
+        require_whole(folder / "gru", FILES[:1], only=done)
+        assert not done or not list((folder / "gru").rglob("tmp_*"))
+
+
 class Publish:
     """A model goes to a hub in parts."""
 
@@ -273,6 +296,7 @@ OPERATIONS: dict[str, Operation] = {
     "add the first": AddFirst(),
     "add": Add(),
     "repack": Repack(),
+    "collect": Collect(),
     "publish": Publish(),
     "bring": Bring(),
     "pull": Pull(),

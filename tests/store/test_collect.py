@@ -2,18 +2,13 @@
 
 import io
 import itertools
-import os
-import shutil
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 
 from git_gru.errors import StoreError
-from git_gru.ids import digest
 from git_gru.store.codec import ChunkDamagedError, inspect
 from git_gru.store.collect import Collected, Needs, Plan, Reason, Rules, collect, plan
 from git_gru.store.ingest import ingest
@@ -426,81 +421,7 @@ def test_threads_add_and_read_while_collections_run(
     whole(store)
 
 
-# ---- killed and failed ------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def killed_at() -> Iterator[Callable[..., bool]]:
-    """`killed_at(n, act)`: does `act` in a child that is killed at its n-th step on disk; whether it came that far."""
-
-    def run(n: int, act: Callable[[], object]) -> bool:
-        child = os.fork()
-        if child == 0:
-            try:
-                left = [n]
-
-                def counting(real: Callable[..., object]) -> Callable[..., object]:
-                    def step(*arguments: object, **options: object) -> object:
-                        left[0] -= 1
-                        if left[0] == 0:
-                            os.kill(os.getpid(), signal.SIGKILL)
-                        return real(*arguments, **options)
-
-                    return step
-
-                os.fsync = counting(os.fsync)  # type: ignore[assignment]
-                for name in ("rename", "replace", "unlink", "touch"):
-                    setattr(Path, name, counting(getattr(Path, name)))
-                act()
-                os._exit(0)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-                os._exit(1)
-        _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
-            assert os.WTERMSIG(status) == signal.SIGKILL
-            return True
-        assert os.WEXITSTATUS(status) == 0
-        return False
-
-    yield run
-
-
-@pytest.mark.slow
-def test_a_collection_killed_at_any_step_leaves_everything(
-    tmp_path: Path, add: Add, read: Read, lineage: Lineage, whole: Callable[[Store], None],
-    killed_at: Callable[..., bool],
-) -> None:  # fmt: skip
-    contents = lineage(5, count=300)
-    store = Store.open(tmp_path / "first" / "gru")
-    manifests = [add(store, content) for content in contents]
-    repack(store, [manifests[::-1]], set())
-    stays = [*manifests[:2], add(store, b"more" * 100)]
-    contents = [*contents[:2], b"more" * 100]
-    store.close()
-
-    for step in itertools.count(1):
-        folder = tmp_path / str(step) / "gru"
-        shutil.copytree(store.folder, folder)
-        killed = killed_at(step, lambda folder=folder: dropping_all_but(Store(folder), *stays))
-        fresh = Store(folder)
-        for manifest, content in zip(stays, contents, strict=True):
-            assert read(fresh, manifest) == content
-            assert [digest(fresh.chunk(id)) for id in manifest.chunks()] == manifest.chunks()
-        for manifest in manifests[2:]:
-            assert not fresh.has_model(manifest.digest) or read(fresh, manifest)
-        dropping_all_but(fresh, *stays)
-        assert not list(folder.rglob("tmp_*"))
-        assert set(fresh.models()) == {manifest.digest for manifest in stays}
-        assert len(set(fresh.lookup.rows())) == 6
-        if step % 8 == 0 or not killed:
-            whole(fresh)
-        fresh.close()
-        if not killed:
-            break
-    assert step > 15, step
+# ---- failed (killed: tests/faults) ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("step", ["copy", "_copy_promised", "_swap", "_delete"])

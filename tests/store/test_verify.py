@@ -10,9 +10,10 @@ import pytest
 from git_gru.ids import digest
 from git_gru.store.codec import ChunkDamagedError, encode_delta, encode_plain
 from git_gru.store.manifest import Manifest
-from git_gru.store.mend import Intact, forget_lost_groups, intact_copies, mend
+from git_gru.store.mend import Intact, intact_copies, mend
 from git_gru.store.packs import PackWriter, make_entry
 from git_gru.store.repack import repack
+from git_gru.store.salvage import salvage
 from git_gru.store.store import Store
 from git_gru.store.trees import StoreTree, make_model_tree
 from git_gru.store.verify import Kind, Verified, verify
@@ -120,11 +121,10 @@ def test_a_lost_pack_and_a_lost_index(store: Store, add: Add, read: Read) -> Non
     for path in (lost.path, lost.path.with_suffix(".idx")):
         path.unlink()
     fresh = Store(store.folder)
-    assert forget_lost_groups(fresh) == 1
+    assert salvage(fresh, [first, second]).lost == {first.digest}
     assert not verified(fresh, first, second).findings
     assert read(fresh, add(fresh, b"first" * 900)) == b"first" * 900
     assert read(fresh, second) == b"second" * 900
-    assert forget_lost_groups(fresh) == 0
 
 
 @pytest.mark.parametrize(("suffix", "at"), [(".idx", 1100), (".idx", 2), (".pack", 5), (".pack", -10)])
