@@ -3,7 +3,7 @@
 import click
 
 from git_gru.cli.render import emit_json, human_shape, human_size, json_option, line, table
-from git_gru.git.inspect import chunk_lengths, joined, sizes, tensor_sizes
+from git_gru.git.inspect import joined, sizes, tensor_sizes
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at
 from git_gru.store.manifest import Manifest
@@ -41,7 +41,7 @@ def command(rev: str, tensors: bool, as_json: bool) -> None:
 
 
 def _json(store: Store, path: str, manifest: Manifest) -> dict[str, object]:
-    found = sizes(store, chunk_lengths(manifest))
+    found = sizes(store, manifest.chunk_lengths())
     return {
         "path": path,
         "digest": manifest.digest,
@@ -66,7 +66,7 @@ def _show(store: Store, models: dict[str, Manifest], *, tensors: bool) -> None:
     rows = []
     incomplete = False
     for path, manifest in models.items():
-        found = sizes(store, chunk_lengths(manifest))
+        found = sizes(store, manifest.chunk_lengths())
         incomplete = incomplete or found.missing > 0
         count = "raw" if manifest.is_raw else str(len(manifest.tensors))
         stored = human_size(found.stored) + (" *" if found.missing else "")

@@ -3,7 +3,7 @@
 import click
 
 from git_gru.cli.render import emit_json, human_number, human_shape, human_size, json_option, line, table
-from git_gru.git.inspect import chunk_lengths, find_tensor, kept_chunks, sizes, tensor_sizes
+from git_gru.git.inspect import find_tensor, kept_chunks, sizes, tensor_sizes
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelName, find_model
 from git_gru.store.manifest import Manifest, TensorEntry
@@ -37,7 +37,7 @@ def command(name: str, as_json: bool) -> None:
 
 
 def _model(store: Store, name: ModelName, manifest: Manifest, *, as_json: bool) -> None:
-    whole = sizes(store, chunk_lengths(manifest))
+    whole = sizes(store, manifest.chunk_lengths())
     metadata = {} if manifest.is_raw or whole.missing else store.header(manifest).metadata
     parts = {tensor: tensor_sizes(store, entry) for tensor, entry in manifest.tensors.items()}
     if as_json:

@@ -45,28 +45,6 @@ class LogEntry:
     sizes: Sizes
 
 
-def chunk_lengths(manifest: Manifest) -> dict[str, int]:
-    """Chunk id → raw bytes, for all chunks of a model.
-
-    A manifest does not tell everything: of a raw file, the bytes are spread evenly; of a tensor of an unknown dtype, the
-    last chunk counts in full. `sizes` takes the true length of each chunk that the store has.
-    """
-    if manifest.raw is not None:
-        count = len(manifest.raw)
-        return {
-            id: manifest.size * (n + 1) // count - manifest.size * n // count
-            for n, id in enumerate(manifest.raw)
-        }
-    lengths: dict[str, int] = {}
-    data = 0
-    for entry in manifest.tensors.values():
-        lengths.update(zip(entry.chunks, cut_lengths(entry.nbytes), strict=False))
-        data += entry.nbytes
-    if manifest.header is not None:
-        lengths[manifest.header] = max(0, manifest.size - data)
-    return lengths
-
-
 def sizes(store: Store, lengths: dict[str, int]) -> Sizes:
     """The sizes of a set of chunks; `lengths` (id → raw bytes) counts for those that the store does not have."""
     store.sync()
@@ -82,7 +60,7 @@ def joined(manifests: Iterable[Manifest]) -> dict[str, int]:
     """Chunk id → raw bytes over several models, shared chunks once."""
     together: dict[str, int] = {}
     for manifest in manifests:
-        together.update(chunk_lengths(manifest))
+        together.update(manifest.chunk_lengths())
     return together
 
 

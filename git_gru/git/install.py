@@ -103,8 +103,12 @@ def install(repo: Repository | None, scope: Scope, program: str) -> Installation
     return Installation(scope=scope, program=program, changed=tuple(changed), hooks=done)
 
 
-_SERVING = {"uploadpack.allowFilter": "true", "uploadpack.allowAnySHA1InWant": "true"}
-"""What lets clones fetch single models from a hub."""
+_SERVING = {
+    "uploadpack.allowFilter": "true",  # these two let clones fetch single models
+    "uploadpack.allowAnySHA1InWant": "true",
+    "core.bigFileThreshold": "1m",  # and this one keeps git from looking for deltas between weights
+}
+"""What a hub should be set to."""
 
 
 def install_server(repo: Repository | None, program: str) -> Installation:

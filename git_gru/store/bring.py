@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from git_gru.ids import Buffer
-from git_gru.store.chunks import CHUNK_BYTES, cut_lengths
+from git_gru.store.batches import BATCH_BYTES, batches, lengths_of
 from git_gru.store.codec import ChunkDamagedError, inspect
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import ObjectMissingError, Objects
-from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError, blamed
+from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, ModelMissingError, Store, read_chunk
 from git_gru.store.trees import StoreTree, TreeError, model_blobs
 from git_gru.store.writer import link
@@ -103,8 +103,9 @@ class _Bring:
                 with self._model(remote):
                     blobs[digest] = _blobs_of(objects, there[digest], self.wanted[digest])
                     wanted = blobs[digest] if first else missing(objects, blobs[digest])
-                    lengths |= _lengths(self.wanted[digest], wanted)
-            for batch in _batches(lengths):
+                    of_chunk = lengths_of(self.wanted[digest], wanted)
+                    lengths |= {wanted[id]: length for id, length in of_chunk.items()}
+            for batch in batches(lengths, BATCH_BYTES):
                 if not first:
                     remote.blobs(batch)
                 self._tell(sum(lengths[oid] for oid in batch))
@@ -180,8 +181,9 @@ class Part:
         with self._store.locked(alone=False):
             while wanted:
                 blobs = {id: self._blobs[id] for id in wanted if id in self._blobs}
-                for batch in _batches(_lengths(self.manifest, missing(objects, blobs))):
-                    self._remote.blobs(batch)
+                absent = missing(objects, blobs)
+                for batch in batches(lengths_of(self.manifest, absent), BATCH_BYTES):
+                    self._remote.blobs([absent[id] for id in batch])
                 seen |= blobs.keys()
                 bases = (_base(objects, oid, id) for id, oid in blobs.items())
                 wanted = [base for base in dict.fromkeys(bases) if base is not None and base not in seen]
@@ -297,34 +299,3 @@ def _base(objects: Objects, oid: bytes, id: str) -> str | None:
     if int.from_bytes(bytes(head[:8]), "little") > len(head) - 8:
         head = objects.expect(oid, "blob")
     return inspect(head, where=where).base
-
-
-def _lengths(manifest: Manifest, blobs: Mapping[str, bytes]) -> dict[bytes, int]:
-    """About how many bytes the chunks of `blobs` (chunk id -> blob) have when they are decoded; by blob.
-
-    A base that the manifest does not name counts as a whole chunk.
-    """
-    lengths = {
-        id: length
-        for entry in manifest.tensors.values()
-        for id, length in zip(entry.chunks, cut_lengths(entry.nbytes), strict=False)
-    }
-    if manifest.header is not None:
-        lengths[manifest.header] = max(0, manifest.size - sum(lengths.values()))
-    if manifest.raw:
-        lengths |= dict.fromkeys(manifest.raw, -(-manifest.size // len(manifest.raw)))
-    return {oid: lengths.get(id, CHUNK_BYTES) for id, oid in blobs.items()}
-
-
-def _batches(lengths: Mapping[bytes, int]) -> Iterator[list[bytes]]:
-    """The blobs in lists of no more than about `BATCH_BYTES`, decoded."""
-    batch: list[bytes] = []
-    size = 0
-    for oid, length in lengths.items():
-        if batch and size + length > BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-        batch.append(oid)
-        size += length
-    if batch:
-        yield batch

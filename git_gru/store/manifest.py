@@ -20,7 +20,7 @@ from git_gru.errors import StoreError
 from git_gru.formats.dtypes import DTYPES
 from git_gru.formats.safetensors import MAX_SIZE
 from git_gru.ids import digest, is_id
-from git_gru.store.chunks import CHUNK_BYTES
+from git_gru.store.chunks import CHUNK_BYTES, cut_lengths
 
 FORMAT = 1
 PREFIX = b'{"git-gru": '
@@ -107,6 +107,23 @@ class Manifest:
         for entry in self.tensors.values():
             ids.extend(entry.chunks)
         return ids
+
+    def chunk_lengths(self) -> dict[str, int]:
+        """Chunk id → raw bytes, for all chunks of the model, in file order.
+
+        A manifest does not tell everything: of a raw file, the bytes are spread evenly; of a tensor of an unknown dtype, the
+        last chunk counts in full.
+        """
+        if self.raw is not None:
+            count = len(self.raw)
+            return {
+                id: self.size * (n + 1) // count - self.size * n // count for n, id in enumerate(self.raw)
+            }
+        data = sum(entry.nbytes for entry in self.tensors.values())
+        lengths = {self.header: max(0, self.size - data)} if self.header else {}
+        for entry in self.tensors.values():
+            lengths.update(zip(entry.chunks, cut_lengths(entry.nbytes), strict=False))
+        return lengths
 
     @cached_property
     def _body(self) -> bytes:

@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
+from git_gru.store.batches import BATCH_BYTES, batches, lengths_of
 from git_gru.store.bring import fetch_trees
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import ObjectDamagedError, ObjectMissingError
 from git_gru.store.packs import Entry, PackWriter
 from git_gru.store.plan import Kept, Plan, tree_of
-from git_gru.store.remote import BATCH_BYTES, Remote, RemoteError, blamed
+from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import BRING, ModelMissingError, Store
 from git_gru.store.trees import StoreTree, TreeError, model_blobs, model_deltas
 
@@ -217,7 +218,7 @@ class _Publish:
                 yield batch
                 batch = _Batch()
             if size > BATCH_BYTES:
-                yield from self._parts(digest, needed, new)
+                yield from self._parts(manifest, needed, new)
                 new, size = {}, 0
             batch.models[digest] = tree_of(needed)
             batch.shared |= any(id not in new and id != manifest.header for id in needed)
@@ -226,21 +227,20 @@ class _Publish:
             self.there.update(kept.oid for kept in new.values())
         yield batch
 
-    def _parts(self, digest: str, needed: Mapping[str, Kept], new: Mapping[str, Kept]) -> Iterator[_Batch]:
+    def _parts(
+        self, manifest: Manifest, needed: Mapping[str, Kept], new: Mapping[str, Kept]
+    ) -> Iterator[_Batch]:
         """The blobs of a model that is too large for one batch."""
-        batch = _Batch(shared=True)
         arrived = {id: kept for id, kept in needed.items() if id not in new}
-        for id, kept in new.items():
-            if batch.blobs and batch.bytes + kept.size > BATCH_BYTES:
-                batch.parts[digest] = tree_of(arrived)
-                yield batch
-                batch = _Batch(shared=True)
-            arrived[id] = kept
-            self.there.add(kept.oid)
-            batch.blobs += 1
-            batch.bytes += kept.size
-        batch.parts[digest] = tree_of(arrived)
-        yield batch
+        for ids in batches(lengths_of(manifest, new), BATCH_BYTES):
+            arrived |= {id: new[id] for id in ids}
+            self.there.update(new[id].oid for id in ids)
+            yield _Batch(
+                parts={manifest.digest: tree_of(arrived)},
+                shared=True,
+                blobs=len(ids),
+                bytes=sum(new[id].size for id in ids),
+            )
 
     def _move(self, batch: _Batch) -> None:
         """Sends a batch, on top of whatever the remote's state is by then."""

@@ -16,9 +16,6 @@ from typing import Protocol
 from git_gru.errors import GruError, StoreError
 from git_gru.store.objects import REPAIR
 
-BATCH_BYTES = 1 << 27
-"""Most bytes that are sent or fetched in one piece, give or take a chunk: what an interruption costs at worst."""
-
 _NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
 

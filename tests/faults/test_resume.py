@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load, save
 
+from git_gru.store.batches import batches, lengths_of
 from git_gru.store.bring import missing
 from git_gru.store.publish import publish
 from git_gru.store.store import REF, Store
 from git_gru.store.trees import StoreTree, model_blobs
 from tests.faults.dying import attempt
 from tests.faults.operations import (
+    BATCH,
     Publish,
     add,
     bring_large,
@@ -25,11 +27,13 @@ from tests.faults.operations import (
 )
 
 MODEL = versions(1, seed=5, size=1_500, tensors=16)[0]
-"""A header and 16 chunks, of which two fit into a batch: 8 batches, and one in which the model is named."""
+"""A header and 16 chunks, of which two fit into a batch."""
 
 MANIFEST = manifest_of(MODEL)
 CHUNKS = len(set(MANIFEST.chunks()))
-BATCHES = 9
+BATCHES = len(list(batches(lengths_of(MANIFEST, MANIFEST.chunks()), BATCH))) + 1
+"""The last one names the model."""
+
 DEATHS = 4
 
 pytestmark = pytest.mark.slow

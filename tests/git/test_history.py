@@ -4,7 +4,7 @@ import pytest
 from git_gru.cli.main import run
 from git_gru.git.changes import changes
 from git_gru.git.history import model_history
-from git_gru.git.inspect import chunk_lengths, joined, model_log, sizes
+from git_gru.git.inspect import joined, model_log, sizes
 from git_gru.git.revisions import models_at
 from git_gru.store.manifest import ManifestError
 
@@ -109,7 +109,7 @@ def test_sizes_count_shared_chunks_once(repo, make_arrays):
     repo.commit("b")
     models = models_at(repo.repository, "HEAD")
     a, b = models["a.safetensors"], models["b.safetensors"]
-    assert sum(chunk_lengths(a).values()) == a.size == len(repo.read("a.safetensors"))
+    assert sum(a.chunk_lengths().values()) == a.size == len(repo.read("a.safetensors"))
     both = joined([a, b])
     assert sum(both.values()) == a.size + arrays["head.weight"].nbytes
     found = sizes(repo.repository.store(), both)
@@ -124,7 +124,7 @@ def test_chunks_that_are_not_here_are_counted(repo, make_arrays):
     repo.commit("a")
     manifest = models_at(repo.repository, "HEAD")["a.safetensors"]
     (repo.path / ".git/gru").rename(repo.path / "aside")
-    found = sizes(repo.repository.store(), chunk_lengths(manifest))
+    found = sizes(repo.repository.store(), manifest.chunk_lengths())
     assert (found.stored, found.missing) == (0, len(set(manifest.chunks())))
 
 
@@ -139,8 +139,8 @@ def test_raw_files_have_sizes_too(repo, make_arrays, make_model, name):
     repo.git("commit", "-q", "--no-verify", "-m", "raw")
     manifest = models_at(repo.repository, "HEAD")[name]
     assert manifest.is_raw
-    assert sum(chunk_lengths(manifest).values()) == len(data)
-    assert sizes(repo.repository.store(), chunk_lengths(manifest)).raw == len(data)
+    assert sum(manifest.chunk_lengths().values()) == len(data)
+    assert sizes(repo.repository.store(), manifest.chunk_lengths()).raw == len(data)
 
 
 def test_one_unreadable_manifest_closes_no_history(repo, versions, make_arrays, monkeypatch, capsys):

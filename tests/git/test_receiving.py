@@ -196,6 +196,7 @@ def test_only_in_a_bare_repository(repo, hub):
     with pytest.raises(NotARepositoryError):
         install_server(None, "git-gru")
     assert hub.git("config", "uploadpack.allowFilter").strip() == "true"
+    assert hub.git("config", "core.bigFileThreshold").strip() == "1m"
     again = hub.gru("install", "--server")
     assert again.returncode == 0
     assert b"pushes are checked" in again.stdout
