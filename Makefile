@@ -25,6 +25,7 @@ demo: .venv/ready
 bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check zipnn z4ai
 	$(BIN)/python -m benchmarks.storage
+	$(BIN)/python -m benchmarks.scale
 
 fmt: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -24,6 +24,8 @@ from git_gru.store.store import Store
 TENSORS, ELEMENTS = 48, 256
 SIZES = (1, 10, 100, 1000)
 STEPS = ("add", "status, model touched", "checkout", "push", "git gru status")
+WHOLE = (("log",), ("du",), ("gc", "--dry-run"), ("fsck",), ("fsck", "--deep"))
+"""What looks at all of a repository."""
 
 
 def weights(*seed: int, tensors: int = TENSORS, elements: int = ELEMENTS) -> bytes:
@@ -99,6 +101,16 @@ def step_rows(grown: Sequence[Repository]) -> list[list[object]]:
         row.append(f"{statistics.median(a / b for a, b in pairs):.2f} x ({cpu:.2f} x)")
         rows.append(row)
     return rows
+
+
+def whole_rows(repository: Repository) -> list[list[object]]:
+    """Each step, then what looks at everything, once: wall and CPU seconds."""
+    for command in WHOLE:
+        repository.timed(f"git gru {' '.join(command)}", lambda c=command: repository.git("gru", *c))
+    return [
+        [step, statistics.median(taken), statistics.median(repository.cpu[step])]
+        for step, taken in repository.times.items()
+    ]
 
 
 def overhead_row(repository: Repository, versions: int) -> list[object]:

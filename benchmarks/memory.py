@@ -1,4 +1,4 @@
-"""Peak memory of git-gru's processes, and of Git's beside them, while a large model is added, pushed, fetched and checked out.
+"""Peak memory of git-gru's processes, and of Git's beside them, in each step that handles a large model.
 
 Linux alone: every process of a command is looked at in /proc while it runs (`VmHWM`, the most that it had resident).
 """
@@ -19,11 +19,10 @@ INTERVAL = 0.02
 OURS, GIT = "git-gru", "git"
 
 
-def large_model(path: Path, gigabytes: int) -> None:
-    """Writes a model of noise: tensors of 64 MB, each from its own seed."""
+def large_model(path: Path, count: int) -> None:
+    """Writes a model of noise: `count` tensors of 67 MB (10^6 bytes), each from its own seed."""
     import numpy as np
 
-    count = gigabytes * 16
     shape = (4096, 4096)
     with open(path, "wb") as file:
         file.write(write_header([(f"layer{i:03d}.weight", "F32", shape) for i in range(count)]))
@@ -95,6 +94,7 @@ def measure(work: Path, model: Path) -> list[tuple[str, dict[str, float]]]:
             ("git", "gru", "fetch", "HEAD"),
         ),
         ("git gru pull, from its store", clone, lambda: None, ("git", "gru", "pull")),
+        ("git gru fsck --deep", clone, lambda: None, ("git", "gru", "fsck", "--deep")),
     ]
     found = []
     for name, repository, prepare, command in steps:

@@ -60,6 +60,20 @@ def by_packs(work: Path, rounds: int, counts: tuple[int, ...]) -> None:
     )
 
 
+def by_team(work: Path, rounds: int, versions: int, models: int) -> None:
+    """A team's repository: all steps, and what looks at everything."""
+    shape = (versions, models)
+    repository = growth.growth(work, [shape], rounds)[shape]
+    title = f"{versions * models:,} versions: {models} models of {growth.TENSORS} tensors, {versions} versions each"
+    table(title, ("step", "seconds", "CPU s"), growth.whole_rows(repository))
+    hub = work / f"{repository.folder.name}.git"
+    with serving(work) as server:
+        count, seconds = growth.first_fetch(repository, server, hub)
+    table(
+        f"First fetch of HEAD's {models} models over http", ("bytes both ways", "seconds"), [[count, seconds]]
+    )
+
+
 def by_transfer(work: Path, models: Path, quick: bool) -> None:
     """What travels between repositories and hubs, beside git-lfs."""
     hubs = emptied(work) / "hubs"
@@ -101,7 +115,7 @@ def main() -> None:
         "--work", type=Path, default=Path("bench-work"), help="folder for the history and repositories"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rounds and smaller histories")
-    parser.add_argument("--only", help="comma-separated parts: versions,models,packs,transfer")
+    parser.add_argument("--only", help="comma-separated parts: versions,models,packs,team,transfer")
     options = parser.parse_args()
     work, quick = options.work.absolute(), options.quick
     sizes = growth.SIZES[:-1] if quick else growth.SIZES
@@ -112,6 +126,7 @@ def main() -> None:
         "packs": lambda: by_packs(
             work / "scale-packs", rounds, (0, 50, 100) if quick else (0, 50, 100, 1000)
         ),
+        "team": lambda: by_team(work / "scale-team", rounds, *((50, 20) if quick else (500, 20))),
         "transfer": lambda: by_transfer(work / "scale-transfer", work / "history", quick),
     }
     history.make(work / "history")

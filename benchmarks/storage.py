@@ -150,11 +150,11 @@ def startup() -> None:
     table("Start of the filter", ("what", "seconds"), [("start to first answer", statistics.median(times))])
 
 
-def memory_use(work: Path, gigabytes: int) -> None:
-    """Peak memory on a large model."""
+def memory_use(work: Path, tensors: int) -> None:
+    """Peak memory on a large model of noise."""
     model = work / "large.safetensors"
     if not model.exists():
-        memory.large_model(model, gigabytes)
+        memory.large_model(model, tensors)
     rows = [(name, found[memory.OURS], found[memory.GIT]) for name, found in memory.measure(work, model)]
     size = model.stat().st_size / 1e9
     columns = ("step", "git-gru's largest process, MB", "Git's largest process, MB")
@@ -190,7 +190,7 @@ def main() -> None:
         ),
         "choices": lambda: options.quick or constants(models, work),
         "startup": startup,
-        "memory": lambda: options.quick or memory_use(work, 4),
+        "memory": lambda: options.quick or memory_use(work, 64),
     }
     for name, part in parts.items():
         if only is None or name in only:
