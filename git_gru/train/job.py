@@ -14,11 +14,23 @@ JOB_FILE = "job.json"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Start:
+    """The checkpoint that a run goes on from: the commit made after `step`, and the id of the blob that is the manifest of its
+    resume state.
+    """
+
+    step: int
+    commit: str
+    state: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """A run, as its workers see it. `folder` and `repository` are absolute; `source` is the full id of a commit.
 
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
-    seeded weights. `ref` is the full name of the branch that checkpoints go to.
+    seeded weights. `ref` is the full name of the branch that checkpoints go to. `start` is None for a run from the
+    beginning.
     """
 
     run: str
@@ -28,6 +40,7 @@ class Job:
     ref: str
     parent_model: str | None
     recipe: Recipe
+    start: Start | None = None
 
     @property
     def events(self) -> Path:
@@ -70,4 +83,5 @@ class Job:
         """The job in a file that `write` has written."""
         fields = json.loads(path.read_text())
         fields["folder"], fields["repository"] = Path(fields["folder"]), Path(fields["repository"])
-        return cls(**fields | {"recipe": recipe_of(fields["recipe"])})
+        start = None if fields["start"] is None else Start(**fields["start"])
+        return cls(**fields | {"recipe": recipe_of(fields["recipe"]), "start": start})
