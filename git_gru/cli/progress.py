@@ -93,6 +93,8 @@ class RunProgress:
         """Says what runs and where its commits go."""
         workers = plural(record.nproc, "worker")
         start = "goes on from the commit's model" if record.parent_model else "starts from new weights"
+        if record.step:
+            start = f"goes on after step {record.step}"
         self._say(
             f"run {record.id}: from {record.source[:10]}, {workers}, {start}, commits go to {record.branch}"
         )

@@ -1,6 +1,7 @@
 """`git gru train`."""
 
 import click
+from click.core import ParameterSource
 
 from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import INTERRUPTED
@@ -11,6 +12,7 @@ from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.launch import fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.resuming import resume
 
 
 @click.command("train", short_help="Train from a commit into new commits.")
@@ -36,16 +38,23 @@ from git_gru.train.recipe import DEFAULT_PATH
     metavar="KEY=VALUE",
     help="Override a key of the recipe; may be repeated.",
 )
+@click.option(
+    "--resume", "resumed", metavar="RUN", help="Go on with a run that stopped, failed or was killed."
+)
 @json_option
+@click.pass_context
 def command(
-    commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None, allow_dirty: bool,
-    overrides: tuple[str, ...], as_json: bool,
+    context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
+    allow_dirty: bool, overrides: tuple[str, ...], resumed: str | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
     The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
     training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
     a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7.
+
+    With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
+    on the same branch, to the weights that it would have reached without the interruption.
 
     \b
     --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
@@ -54,21 +63,24 @@ def command(
     """
     if branch is not None and here:
         raise click.UsageError("--branch and --here exclude each other")
+    if resumed is not None:
+        _refuse_others(context)
     repo = Repository.find()
-    plan = make_plan(
-        repo,
-        Request(
-            commit=commit,
-            recipe_path=recipe_path,
-            overrides=overrides,
-            branch=branch,
-            here=here,
-            nproc=nproc,
-            allow_dirty=allow_dirty,
-        ),
-    )
     with RunProgress() as progress:
-        record = run_plan(repo, plan, progress)
+        if resumed is not None:
+            plan, record = resume(repo, resumed, progress)
+        else:
+            request = Request(
+                commit=commit,
+                recipe_path=recipe_path,
+                overrides=overrides,
+                branch=branch,
+                here=here,
+                nproc=nproc,
+                allow_dirty=allow_dirty,
+            )
+            plan = make_plan(repo, request)
+            record = run_plan(repo, plan, progress)
     forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -76,6 +88,15 @@ def command(
     else:
         _summary(plan, record, forwarded)
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
+
+
+def _refuse_others(context: click.Context) -> None:
+    """Raises `UsageError` for what cannot be said of a run that is resumed: its record says it."""
+    for name in ("commit", "recipe_path", "branch", "here", "nproc", "allow_dirty", "overrides"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                "--resume takes source, recipe and branch from the run's record: say RUN alone"
+            )
 
 
 def _summary(plan: Plan, record: RunRecord, forwarded: bool | None) -> None:

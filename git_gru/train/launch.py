@@ -26,6 +26,7 @@ from typing import Protocol
 
 from git_gru.errors import GruError, RunFailedError
 from git_gru.git.repository import Repository
+from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
@@ -76,22 +77,20 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
 
     Raises `RunFailedError` when a worker failed; the record then says failed, and what was committed stays.
     """
-    folder = repo.gru_dir / "runs" / plan.run
-    folder.mkdir(parents=True)
-    job = Job(
-        run=plan.run,
-        folder=folder,
-        repository=repo.top,
-        source=plan.source,
-        ref=plan.ref,
-        parent_model=plan.model.digest if plan.model else None,
-        recipe=plan.recipe,
-    )
+    with hold(run_folder(repo, plan.run), LAUNCHER):
+        return run_held(repo, plan, watcher)
+
+
+def run_held(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
+    """As `run_plan`, for a caller who holds the run's lock already."""
+    job = job_of(repo, plan)
+    folder = job.folder
     try:
         prepare(repo, plan.source, plan.recipe.data, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        forget_snapshot(repo, plan.run)
+        if plan.before is None:
+            forget_snapshot(repo, plan.run)
         raise
     keep_logs = False
     try:
@@ -105,6 +104,20 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
                 (folder / name).unlink(missing_ok=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def job_of(repo: Repository, plan: Plan) -> Job:
+    """What the workers are told of a planned run."""
+    return Job(
+        run=plan.run,
+        folder=run_folder(repo, plan.run),
+        repository=repo.top,
+        source=plan.source,
+        ref=plan.ref,
+        parent_model=plan.model.digest if plan.model else None,
+        recipe=plan.recipe,
+        start=plan.start,
+    )
 
 
 def fast_forward(repo: Repository, plan: Plan) -> bool:
@@ -122,10 +135,11 @@ def fast_forward(repo: Repository, plan: Plan) -> bool:
 
 def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunRecord:
     """Starts the agent and keeps the record until it ends."""
-    record = _first_record(plan)
+    record = plan.before or first_record(plan)
     _keep(repo, job, record)
     watcher.started(record)
     follower = EventFollower(job.events)
+    follower.poll()  # what a resumed run has of the time before
     with _interrupts() as interrupts, _agent(job) as agent:
         told = False
         while True:
@@ -169,10 +183,11 @@ def _failure_sentence(record: RunRecord, failure: Failure) -> str:
 def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
     kept = f"{_checkpoints(len(record.checkpoints))} on {record.branch}. " if record.checkpoints else ""
     log = f"The log is {failure.log}. " if failure.log else ""
-    return f"{kept}{log}See: git gru runs show {record.id}"
+    return f"{kept}{log}See: git gru runs show {record.id}; go on: git gru train --resume {record.id}"
 
 
-def _first_record(plan: Plan) -> RunRecord:
+def first_record(plan: Plan) -> RunRecord:
+    """The record of a run that begins."""
     versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     return RunRecord(
         id=plan.run,
@@ -181,6 +196,7 @@ def _first_record(plan: Plan) -> RunRecord:
         source=plan.source,
         dirty=plan.dirty,
         branch=plan.branch,
+        here=plan.here,
         model=plan.recipe.model.path,
         parent_model=plan.model.digest if plan.model else None,
         recipe_path=plan.recipe_path,

@@ -15,8 +15,10 @@ from git_gru.git.commits import snapshot_dirty
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
 from git_gru.git.run_refs import record_ref, source_ref
+from git_gru.runs.record import RunRecord
 from git_gru.store.manifest import Manifest
 from git_gru.train.architecture import METADATA_KEY, architecture_of, check_same, parse_architecture
+from git_gru.train.job import Start
 from git_gru.train.recipe import DEFAULT_PATH, Recipe, RecipeError, parse_recipe
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -58,6 +60,8 @@ class Plan:
     """A run that may start. `source` is the full id of the commit that it starts from; `branch` is where it commits.
 
     `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any.
+    `before` is the record of the run that goes on with this, None for a new one, and `start` the checkpoint that it goes on
+    from, None when that is the source.
     """
 
     run: str
@@ -69,6 +73,8 @@ class Plan:
     recipe: Recipe
     overrides: tuple[str, ...]
     model: Manifest | None
+    before: RunRecord | None = None
+    start: Start | None = None
 
     @property
     def ref(self) -> str:
