@@ -18,6 +18,10 @@ from git_gru.errors import InputError
 from git_gru.git.repository import Repository
 
 LAUNCHER, WORKER = "launcher.lock", "worker.lock"
+STOP = "stop"
+"""The file whose being there asks the workers to stop after the current step."""
+
+AGENT_LOG = "agent.log"
 _PAUSE = 0.02
 
 
@@ -70,3 +74,11 @@ def is_held(folder: Path, name: str) -> bool | None:
     except BlockingIOError:
         return True
     return False
+
+
+def log_files(folder: Path) -> dict[str, Path]:
+    """What the processes of a run print, by the names that its record uses: `agent.log`, `rank-0.stderr.log`, …"""
+    found = {name: folder / name for name in (AGENT_LOG,) if (folder / name).exists()}
+    for path in sorted(folder.glob("logs/*/attempt_*/*/*.log")):
+        found[f"rank-{path.parent.name}.{path.name}"] = path
+    return found

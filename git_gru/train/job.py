@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from git_gru.git.run_folders import AGENT_LOG, STOP
 from git_gru.train.recipe import Recipe, recipe_of
 
 JOB_FILE = "job.json"
@@ -50,7 +51,7 @@ class Job:
     @property
     def stop(self) -> Path:
         """The file whose being there asks the workers to stop after the current step."""
-        return self.folder / "stop"
+        return self.folder / STOP
 
     @property
     def failures(self) -> Path:
@@ -65,7 +66,7 @@ class Job:
     @property
     def agent_log(self) -> Path:
         """What the agent prints."""
-        return self.folder / "agent.log"
+        return self.folder / AGENT_LOG
 
     def write(self) -> Path:
         """Writes the job into its folder; returns the file."""

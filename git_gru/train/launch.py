@@ -51,7 +51,7 @@ class Watcher(Protocol):
         """Rank 0 wrote an event."""
 
     def stopping(self) -> None:
-        """The user asked to stop; the workers finish their step and make a last commit."""
+        """The user asked to stop (here, or by `git gru runs stop`); the workers finish their step and make a last commit."""
 
 
 @dataclass
@@ -151,7 +151,7 @@ def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunReco
                     _keep(repo, job, record)
             if ended:
                 break
-            if interrupts.count and not told:
+            if not told and (interrupts.count or job.stop.exists()):
                 told = True
                 job.stop.touch()
                 watcher.stopping()
