@@ -8,7 +8,9 @@ from git_gru.cli.boundary import INTERRUPTED
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.git.repository import Repository
+from git_gru.git.run_refs import find_run
 from git_gru.runs.record import RunRecord, RunState
+from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.recipe import DEFAULT_PATH
@@ -41,11 +43,14 @@ from git_gru.train.resuming import resume
 @click.option(
     "--resume", "resumed", metavar="RUN", help="Go on with a run that stopped, failed or was killed."
 )
+@click.option(
+    "--detach", is_flag=True, help="Let the run go on by itself, after this terminal is closed, too."
+)
 @json_option
 @click.pass_context
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
-    allow_dirty: bool, overrides: tuple[str, ...], resumed: str | None, as_json: bool,
+    allow_dirty: bool, overrides: tuple[str, ...], resumed: str | None, detach: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
@@ -55,6 +60,8 @@ def command(
 
     With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
     on the same branch, to the weights that it would have reached without the interruption.
+
+    With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
     \b
     --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
@@ -66,21 +73,29 @@ def command(
     if resumed is not None:
         _refuse_others(context)
     repo = Repository.find()
+    plan = None
+    if resumed is None:
+        request = Request(
+            commit=commit,
+            recipe_path=recipe_path,
+            overrides=overrides,
+            branch=branch,
+            here=here,
+            nproc=nproc,
+            allow_dirty=allow_dirty,
+        )
+        plan = make_plan(repo, request)
+    if detach:
+        begun = (
+            detach_plan(repo, plan) if plan is not None else detach_run(repo, find_run(repo, resumed or ""))
+        )
+        _show_detached(begun, as_json=as_json)
+        return 0
     with RunProgress() as progress:
-        if resumed is not None:
-            plan, record = resume(repo, resumed, progress)
-        else:
-            request = Request(
-                commit=commit,
-                recipe_path=recipe_path,
-                overrides=overrides,
-                branch=branch,
-                here=here,
-                nproc=nproc,
-                allow_dirty=allow_dirty,
-            )
-            plan = make_plan(repo, request)
+        if plan is not None:
             record = run_plan(repo, plan, progress)
+        else:
+            plan, record = resume(repo, resumed or "", progress)
     forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -88,6 +103,14 @@ def command(
     else:
         _summary(plan, record, forwarded)
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
+
+
+def _show_detached(record: RunRecord, *, as_json: bool) -> None:
+    if as_json:
+        emit_json({**record.as_json(), "fast_forwarded": None})
+        return
+    line(f"run {record.id} goes on by itself, commits go to {record.branch}")
+    line(f"watch it: git gru runs logs -f {record.id}; stop it: git gru runs stop {record.id}")
 
 
 def _refuse_others(context: click.Context) -> None:

@@ -1,5 +1,6 @@
 """What is done to a run from outside: asking it to stop, reading its logs, removing it."""
 
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -47,13 +48,16 @@ def remove_run(repo: Repository, run: str, *, branch: bool = False) -> None:
     Commits that another branch or tag reaches stay, as ever. Raises `StillRunningError`, `InputError` for a branch that does not
     end in a checkpoint of the run, and `GitCommandError` for one that is checked out.
     """
-    import shutil
-
     record = read_record(repo, run)
     if record.state is RunState.RUNNING and record.host == socket.gethostname():
         raise StillRunningError(f"the run {run} is running", hint=f"Stop it first: git gru runs stop {run}")
     if branch:
         _remove_branch(repo, record)
+    forget_run(repo, run)
+
+
+def forget_run(repo: Repository, run: str) -> None:
+    """Removes all references of a run but its branch, and its folder, whatever its state."""
     refs = repo.git("for-each-ref", "--format=delete %(refname)", f"{PREFIX}{run}/")
     repo.git("update-ref", "--stdin", input=refs)
     shutil.rmtree(run_folder(repo, run), ignore_errors=True)

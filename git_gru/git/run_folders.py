@@ -21,7 +21,8 @@ LAUNCHER, WORKER = "launcher.lock", "worker.lock"
 STOP = "stop"
 """The file whose being there asks the workers to stop after the current step."""
 
-AGENT_LOG = "agent.log"
+AGENT_LOG, LAUNCHER_LOG = "agent.log", "launcher.log"
+"""What the agent prints, and what the launcher of a detached run does."""
 _PAUSE = 0.02
 
 
@@ -78,7 +79,7 @@ def is_held(folder: Path, name: str) -> bool | None:
 
 def log_files(folder: Path) -> dict[str, Path]:
     """What the processes of a run print, by the names that its record uses: `agent.log`, `rank-0.stderr.log`, …"""
-    found = {name: folder / name for name in (AGENT_LOG,) if (folder / name).exists()}
+    found = {name: folder / name for name in (LAUNCHER_LOG, AGENT_LOG) if (folder / name).exists()}
     for path in sorted(folder.glob("logs/*/attempt_*/*/*.log")):
         found[f"rank-{path.parent.name}.{path.name}"] = path
     return found

@@ -16,7 +16,7 @@ from git_gru.errors import InputError
 from git_gru.git.commits import move_ref
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at
-from git_gru.git.run_folders import LAUNCHER, WORKER, RunBusyError, hold, run_folder
+from git_gru.git.run_folders import LAUNCHER, LAUNCHER_LOG, WORKER, RunBusyError, hold, run_folder
 from git_gru.git.run_refs import METRICS_FILE, find_run, read_checkpoints, read_metrics_log, read_record
 from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event, parse_events
@@ -29,7 +29,6 @@ from git_gru.train.recipe import recipe_of
 _LAST_BREATH = 30.0
 """Seconds for which a worker of a launcher that was killed is waited for."""
 
-LAUNCHER_LOG = "launcher.log"
 _STAYS = (LAUNCHER, WORKER, LAUNCHER_LOG)
 
 

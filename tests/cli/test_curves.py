@@ -10,7 +10,7 @@ def test_a_picture():
     assert lines == [
         "8 |    *",
         "  |   *",
-        "4 |ooo",
+        "  |ooo",
         "  | *",
         "0 |*",
         "  +-----",
