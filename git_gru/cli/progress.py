@@ -100,6 +100,11 @@ class RunProgress:
         )
         self._live.update(self._task, total=record.steps, visible=True)
 
+    def segment(self, what: str, last: int) -> None:
+        """Says what runs, up to the step `last`, where it is no run of its own."""
+        self._say(what)
+        self._live.update(self._task, total=last, visible=True)
+
     def event(self, event: Event) -> None:
         """Moves the live line on; a commit gets a line of its own."""
         if event.loss is not None:

@@ -82,12 +82,13 @@ class Engine:
         """Trains to the last step, or until it is told to stop."""
         recipe = self._recipe.train
         begin = self._job.start.step if self._job.start else 0
+        end = self._job.until or recipe.steps
         if not begin:
             self._tell(0, validation=self._validate(0))
-        for step in range(begin + 1, recipe.steps + 1):
+        for step in range(begin + 1, end + 1):
             self._step(step)
             stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
-            last = stopping or step == recipe.steps
+            last = stopping or step == end
             if last or step % recipe.log_every == 0:
                 self._log(step)
             if last or step % recipe.checkpoint_every == 0:

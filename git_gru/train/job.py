@@ -31,7 +31,7 @@ class Job:
 
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
     seeded weights. `ref` is the full name of the branch that checkpoints go to. `start` is None for a run from the
-    beginning.
+    beginning; one with `until` ends after that step, as if it had been asked to stop there.
     """
 
     run: str
@@ -42,6 +42,7 @@ class Job:
     parent_model: str | None
     recipe: Recipe
     start: Start | None = None
+    until: int | None = None
 
     @property
     def events(self) -> Path:

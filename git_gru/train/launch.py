@@ -17,12 +17,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from types import FrameType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from git_gru.errors import GruError, RunFailedError
 from git_gru.git.repository import Repository
@@ -52,6 +52,14 @@ class Watcher(Protocol):
 
     def stopping(self) -> None:
         """The user asked to stop (here, or by `git gru runs stop`); the workers finish their step and make a last commit."""
+
+
+class Ended(NamedTuple):
+    """How the agent ended: whether it was asked to stop, and whether it was then killed."""
+
+    returncode: int
+    stopped: bool
+    killed: bool
 
 
 @dataclass
@@ -138,6 +146,19 @@ def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunReco
     record = plan.before or first_record(plan)
     _keep(repo, job, record)
     watcher.started(record)
+
+    def take(event: Event) -> None:
+        nonlocal record
+        record = _with_event(record, event)
+        if event.commit:
+            _keep(repo, job, record)
+
+    ended = follow_agent(job, watcher, take)
+    return _settle(repo, job, record, ended.returncode, killed=ended.killed)
+
+
+def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> Ended:
+    """Starts the agent and waits until it ends, as the user may ask it to; `take` sees every event before `watcher` does."""
     follower = EventFollower(job.events)
     follower.poll()  # what a resumed run has of the time before
     with _interrupts() as interrupts, _agent(job) as agent:
@@ -145,10 +166,8 @@ def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunReco
         while True:
             ended = agent.poll() is not None  # before the events are read, so that none of the last is missed
             for event in follower.poll():
-                record = _with_event(record, event)
+                take(event)
                 watcher.event(event)
-                if event.commit:
-                    _keep(repo, job, record)
             if ended:
                 break
             if not told and (interrupts.count or job.stop.exists()):
@@ -158,8 +177,7 @@ def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunReco
             if interrupts.count > 1:
                 _end(agent)
             time.sleep(POLL_SECONDS)
-        killed = interrupts.count > 1
-    return _settle(repo, job, record, agent.returncode, killed=killed)
+        return Ended(agent.returncode, told, interrupts.count > 1)
 
 
 def _settle(repo: Repository, job: Job, record: RunRecord, returncode: int, *, killed: bool) -> RunRecord:
@@ -188,7 +206,6 @@ def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
 
 def first_record(plan: Plan) -> RunRecord:
     """The record of a run that begins."""
-    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
     return RunRecord(
         id=plan.run,
         state=RunState.RUNNING,
@@ -205,15 +222,20 @@ def first_record(plan: Plan) -> RunRecord:
         nproc=plan.recipe.launch.nproc,
         seed=plan.recipe.train.seed,
         steps=plan.recipe.train.steps,
-        environment={
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpus": str(os.cpu_count()),
-            **versions,
-        },
+        environment=environment(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )
+
+
+def environment() -> dict[str, str]:
+    """What this machine is, as far as results may depend on it."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        **{name: metadata.version(name) for name in ("torch", "numpy")},
+    }
 
 
 def _with_event(record: RunRecord, event: Event) -> RunRecord:

@@ -22,7 +22,7 @@ from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.job import Start
-from git_gru.train.launch import Watcher, run_held
+from git_gru.train.launch import Watcher, environment, run_held
 from git_gru.train.plan import Plan, require_torch
 from git_gru.train.recipe import recipe_of
 
@@ -88,6 +88,7 @@ def plan_resume(repo: Repository, run: str) -> Plan:
         branch=branch,
         step=start.step if start else 0,
         checkpoints=tuple(known.get(made.commit, made) for made in checkpoints),
+        environment=environment(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )
