@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
     "revert": Verb("git_gru.cli.revert", _CHANGE, "Take a commit's weight change out again."),
     "cherry-pick": Verb("git_gru.cli.cherry_pick", _CHANGE, "Apply a commit's weight change here."),
     "train": Verb("git_gru.cli.train", _TRAIN, "Train from a commit into new commits."),
-    "runs": Verb("git_gru.cli.runs", _TRAIN, "List, stop, compare and remove training runs."),
+    "runs": Verb("git_gru.cli.runs", _TRAIN, "List, stop, compare, share and remove training runs."),
     "reproduce": Verb("git_gru.cli.reproduce", _TRAIN, "Run again what made a training commit, and compare."),
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),

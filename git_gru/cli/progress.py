@@ -116,7 +116,7 @@ class RunProgress:
         shown = "  ".join(f"{name} {value}" for name, value in self._shown.items())
         if event.commit is None:
             self._live.update(self._task, completed=event.step, shown=shown)
-        if event.commit is not None or event.step == 0:
+        if event.commit is not None or (event.step == 0 and event.validation):
             metrics = "  ".join(f"{name} {value:.3f}" for name, value in event.validation.items())
             commit = f"  commit {event.commit[:10]}" if event.commit else ""
             self._say(f"step {event.step:>6}  {metrics}{commit}")

@@ -9,10 +9,13 @@ from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
 from git_gru.git.run_control import remove_run, request_stop
 from git_gru.git.run_refs import find_run, read_record, run_ids
+from git_gru.git.run_sharing import fetch_runs
 from git_gru.runs.record import RunRecord
 
 
-@click.group("runs", short_help="List, stop, compare and remove training runs.", invoke_without_command=True)
+@click.group(
+    "runs", short_help="List, stop, compare, share and remove training runs.", invoke_without_command=True
+)
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
@@ -97,6 +100,24 @@ def remove_runs(runs: tuple[str, ...], branch: bool) -> None:
     for run in [find_run(repo, name) for name in runs]:
         remove_run(repo, run, branch=branch)
         line(f"removed the run {run}")
+
+
+@command.command("fetch")
+@click.argument("remote")
+@json_option
+def fetch_records(remote: str, as_json: bool) -> None:
+    """Fetch the records of the runs that were pushed to REMOTE (git gru train --push); git fetch brings their commits.
+
+    
+    --json: {"runs": [the ids of those that are new here, or newer than they were]}
+    """
+    found = fetch_runs(Repository.find(), remote)
+    if as_json:
+        emit_json({"runs": found})
+    else:
+        line(f"{plural(len(found), 'run')} of {remote} {'is' if len(found) == 1 else 'are'} new or newer")
+        for run in found:
+            line(run)
 
 
 for _part in (runs_logs, runs_compare):

@@ -41,6 +41,9 @@ from git_gru.train.resuming import resume
     help="Override a key of the recipe; may be repeated.",
 )
 @click.option(
+    "--push", metavar="REMOTE", help="Push checkpoints, their models and the run's record as they are made."
+)
+@click.option(
     "--resume", "resumed", metavar="RUN", help="Go on with a run that stopped, failed or was killed."
 )
 @click.option(
@@ -50,7 +53,7 @@ from git_gru.train.resuming import resume
 @click.pass_context
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
-    allow_dirty: bool, overrides: tuple[str, ...], resumed: str | None, detach: bool, as_json: bool,
+    allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
@@ -60,6 +63,9 @@ def command(
 
     With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
     on the same branch, to the weights that it would have reached without the interruption.
+
+    With --push, a thread publishes each checkpoint as it is made. A push that fails is told, tried again with the next one,
+    and never stops the run. Others see the run by `git gru runs fetch` and its commits by `git fetch`.
 
     With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
@@ -83,6 +89,7 @@ def command(
             here=here,
             nproc=nproc,
             allow_dirty=allow_dirty,
+            push=push,
         )
         plan = make_plan(repo, request)
     if detach:
@@ -115,7 +122,7 @@ def _show_detached(record: RunRecord, *, as_json: bool) -> None:
 
 def _refuse_others(context: click.Context) -> None:
     """Raises `UsageError` for what cannot be said of a run that is resumed: its record says it."""
-    for name in ("commit", "recipe_path", "branch", "here", "nproc", "allow_dirty", "overrides"):
+    for name in ("commit", "recipe_path", "branch", "here", "nproc", "allow_dirty", "overrides", "push"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 "--resume takes source, recipe and branch from the run's record: say RUN alone"

@@ -50,7 +50,9 @@ def write_record(repo: Repository, record: RunRecord, metrics: bytes, logs: Mapp
         for name, data in logs.items():
             folder.insert(name, objects.create_blob(data), blob)
         top.insert("logs", folder.write(), tree)
-    who = pygit2.Signature("git-gru", "git-gru@localhost", int(record.ended or record.started), 0)
+    who = pygit2.Signature(
+        "git-gru", "git-gru@localhost"
+    )  # now: of two versions of a record the later one holds
     message = f"run {record.id}: {record.state}, step {record.step} of {record.steps}\n"
     commit = str(objects.create_commit(None, who, who, message, top.write(), []))
     repo.git("update-ref", record_ref(record.id), commit)

@@ -63,7 +63,7 @@ class RunRecord:
     `recipe` is the recipe as it took effect (defaults filled in, `overrides` applied). `source` is the commit that the
     run started from (`dirty`: a snapshot of an unclean worktree, kept by `refs/gru/runs/<id>/source`). `steps` is how
     many it was to do, `step` how many it has done; `initial` holds the validation metrics before the first step.
-    `here` is the branch that is to follow the run's at the end, if any.
+    `here` is the branch that is to follow the run's at the end, `push` the remote that the run is pushed to, if any.
     """
 
     id: str
@@ -74,6 +74,7 @@ class RunRecord:
     dirty: bool = False
     branch: str
     here: str | None = None
+    push: str | None = None
     model: str
     parent_model: str | None = None
     recipe_path: str

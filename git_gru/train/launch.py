@@ -35,6 +35,7 @@ from git_gru.train.failures import collect_logs, find_cause
 from git_gru.train.job import Job
 from git_gru.train.plan import Plan, forget_snapshot
 from git_gru.train.processes import worker_threads
+from git_gru.train.sharing import Publisher, publishing
 
 POLL_SECONDS = 0.1
 KILL_AFTER_SECONDS = 3.0
@@ -101,12 +102,16 @@ def run_held(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
             forget_snapshot(repo, plan.run)
         raise
     keep_logs = False
+    publisher = None
     try:
-        return _follow(repo, plan, job, watcher)
+        with publishing(repo, plan, job) as publisher:
+            return _follow(repo, plan, job, watcher, publisher)
     except RunFailedError:
         keep_logs = True
         raise
     finally:
+        if publisher is not None and publisher.failure is not None:
+            watcher.event(Event(time=time.time(), step=publisher.step, message=publisher.failure))
         if keep_logs:  # but not the data, which the commit holds
             for name in (TRAIN_FILE, VALIDATION_FILE):
                 (folder / name).unlink(missing_ok=True)
@@ -141,17 +146,25 @@ def fast_forward(repo: Repository, plan: Plan) -> bool:
     return True
 
 
-def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunRecord:
+def _follow(
+    repo: Repository, plan: Plan, job: Job, watcher: Watcher, publisher: Publisher | None
+) -> RunRecord:
     """Starts the agent and keeps the record until it ends."""
     record = plan.before or first_record(plan)
-    _keep(repo, job, record)
-    watcher.started(record)
+
+    def keep() -> None:
+        _keep(repo, job, record)
+        if publisher is not None:
+            publisher.tell(record.step)
 
     def take(event: Event) -> None:
         nonlocal record
         record = _with_event(record, event)
         if event.commit:
-            _keep(repo, job, record)
+            keep()
+
+    keep()
+    watcher.started(record)
 
     ended = follow_agent(job, watcher, take)
     return _settle(repo, job, record, ended.returncode, killed=ended.killed)
@@ -214,6 +227,7 @@ def first_record(plan: Plan) -> RunRecord:
         dirty=plan.dirty,
         branch=plan.branch,
         here=plan.here,
+        push=plan.push,
         model=plan.recipe.model.path,
         parent_model=plan.model.digest if plan.model else None,
         recipe_path=plan.recipe_path,

@@ -77,6 +77,7 @@ def find_segment(repo: Repository, rev: str) -> Segment:
     except UnknownRunError as error:
         raise NotReproducibleError(
             f"the record of the run {info.run}, which made the commit {commit[:10]}, is not here",
+            hint="If it was pushed: git gru runs fetch REMOTE",
         ) from error
     return Segment(commit=commit, record=record, start=_start(repo, record, commit), step=info.step)
 

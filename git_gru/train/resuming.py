@@ -105,6 +105,7 @@ def plan_resume(repo: Repository, run: str) -> Plan:
         model=models_at(repo, record.source).get(recipe.model.path),
         before=record,
         start=start,
+        push=record.push,
     )
 
 
