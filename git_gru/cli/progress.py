@@ -93,10 +93,17 @@ class RunProgress:
         """Says what runs and where its commits go."""
         workers = plural(record.nproc, "worker")
         start = "goes on from the commit's model" if record.parent_model else "starts from new weights"
+        if record.step:
+            start = f"goes on after step {record.step}"
         self._say(
             f"run {record.id}: from {record.source[:10]}, {workers}, {start}, commits go to {record.branch}"
         )
         self._live.update(self._task, total=record.steps, visible=True)
+
+    def segment(self, what: str, last: int) -> None:
+        """Says what runs, up to the step `last`, where it is no run of its own."""
+        self._say(what)
+        self._live.update(self._task, total=last, visible=True)
 
     def event(self, event: Event) -> None:
         """Moves the live line on; a commit gets a line of its own."""
@@ -109,7 +116,7 @@ class RunProgress:
         shown = "  ".join(f"{name} {value}" for name, value in self._shown.items())
         if event.commit is None:
             self._live.update(self._task, completed=event.step, shown=shown)
-        if event.commit is not None or event.step == 0:
+        if event.commit is not None or (event.step == 0 and event.validation):
             metrics = "  ".join(f"{name} {value:.3f}" for name, value in event.validation.items())
             commit = f"  commit {event.commit[:10]}" if event.commit else ""
             self._say(f"step {event.step:>6}  {metrics}{commit}")

@@ -1,16 +1,21 @@
-"""`git gru runs`."""
+"""`git gru runs`; `runs_logs` and `runs_compare` hold two of its verbs."""
 
 import time
 
 import click
 
+from git_gru.cli import runs_compare, runs_logs
 from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
+from git_gru.git.run_control import remove_run, request_stop
 from git_gru.git.run_refs import find_run, read_record, run_ids
+from git_gru.git.run_sharing import fetch_runs
 from git_gru.runs.record import RunRecord
 
 
-@click.group("runs", short_help="List training runs.", invoke_without_command=True)
+@click.group(
+    "runs", short_help="List, stop, compare, share and remove training runs.", invoke_without_command=True
+)
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
@@ -71,6 +76,52 @@ def show_run(run: str, as_json: bool) -> None:
         emit_json(record.as_json())
         return
     _show(record)
+
+
+@command.command("stop")
+@click.argument("runs", metavar="ID...", nargs=-1, required=True)
+def stop_runs(runs: tuple[str, ...]) -> None:
+    """Ask running runs of this machine to stop as a Ctrl-C does: after the current step, with a last commit."""
+    repo = Repository.find()
+    for run in [find_run(repo, name) for name in runs]:
+        request_stop(repo, run)
+        line(f"run {run} stops after its current step, with a last commit")
+
+
+@command.command("rm")
+@click.argument("runs", metavar="ID...", nargs=-1, required=True)
+@click.option("--branch", is_flag=True, help="Remove the run's branch, too.")
+def remove_runs(runs: tuple[str, ...], branch: bool) -> None:
+    """Remove the records of runs, with what a resume would need; their branches stay unless --branch is given.
+
+    The models that nothing names any more are dropped by git gru gc.
+    """
+    repo = Repository.find()
+    for run in [find_run(repo, name) for name in runs]:
+        remove_run(repo, run, branch=branch)
+        line(f"removed the run {run}")
+
+
+@command.command("fetch")
+@click.argument("remote")
+@json_option
+def fetch_records(remote: str, as_json: bool) -> None:
+    """Fetch the records of the runs that were pushed to REMOTE (git gru train --push); git fetch brings their commits.
+
+    
+    --json: {"runs": [the ids of those that are new here, or newer than they were]}
+    """
+    found = fetch_runs(Repository.find(), remote)
+    if as_json:
+        emit_json({"runs": found})
+    else:
+        line(f"{plural(len(found), 'run')} of {remote} {'is' if len(found) == 1 else 'are'} new or newer")
+        for run in found:
+            line(run)
+
+
+for _part in (runs_logs, runs_compare):
+    command.add_command(_part.command)
 
 
 def _show(record: RunRecord) -> None:

@@ -1,16 +1,20 @@
 """`git gru train`."""
 
 import click
+from click.core import ParameterSource
 
 from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import INTERRUPTED
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.git.repository import Repository
+from git_gru.git.run_refs import find_run
 from git_gru.runs.record import RunRecord, RunState
+from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.resuming import resume
 
 
 @click.command("train", short_help="Train from a commit into new commits.")
@@ -36,16 +40,34 @@ from git_gru.train.recipe import DEFAULT_PATH
     metavar="KEY=VALUE",
     help="Override a key of the recipe; may be repeated.",
 )
+@click.option(
+    "--push", metavar="REMOTE", help="Push checkpoints, their models and the run's record as they are made."
+)
+@click.option(
+    "--resume", "resumed", metavar="RUN", help="Go on with a run that stopped, failed or was killed."
+)
+@click.option(
+    "--detach", is_flag=True, help="Let the run go on by itself, after this terminal is closed, too."
+)
 @json_option
+@click.pass_context
 def command(
-    commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None, allow_dirty: bool,
-    overrides: tuple[str, ...], as_json: bool,
+    context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
+    allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
     The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
     training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
     a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7.
+
+    With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
+    on the same branch, to the weights that it would have reached without the interruption.
+
+    With --push, a thread publishes each checkpoint as it is made. A push that fails is told, tried again with the next one,
+    and never stops the run. Others see the run by `git gru runs fetch` and its commits by `git fetch`.
+
+    With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
     \b
     --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
@@ -54,10 +76,12 @@ def command(
     """
     if branch is not None and here:
         raise click.UsageError("--branch and --here exclude each other")
+    if resumed is not None:
+        _refuse_others(context)
     repo = Repository.find()
-    plan = make_plan(
-        repo,
-        Request(
+    plan = None
+    if resumed is None:
+        request = Request(
             commit=commit,
             recipe_path=recipe_path,
             overrides=overrides,
@@ -65,10 +89,20 @@ def command(
             here=here,
             nproc=nproc,
             allow_dirty=allow_dirty,
-        ),
-    )
+            push=push,
+        )
+        plan = make_plan(repo, request)
+    if detach:
+        begun = (
+            detach_plan(repo, plan) if plan is not None else detach_run(repo, find_run(repo, resumed or ""))
+        )
+        _show_detached(begun, as_json=as_json)
+        return 0
     with RunProgress() as progress:
-        record = run_plan(repo, plan, progress)
+        if plan is not None:
+            record = run_plan(repo, plan, progress)
+        else:
+            plan, record = resume(repo, resumed or "", progress)
     forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -76,6 +110,23 @@ def command(
     else:
         _summary(plan, record, forwarded)
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
+
+
+def _show_detached(record: RunRecord, *, as_json: bool) -> None:
+    if as_json:
+        emit_json({**record.as_json(), "fast_forwarded": None})
+        return
+    line(f"run {record.id} goes on by itself, commits go to {record.branch}")
+    line(f"watch it: git gru runs logs -f {record.id}; stop it: git gru runs stop {record.id}")
+
+
+def _refuse_others(context: click.Context) -> None:
+    """Raises `UsageError` for what cannot be said of a run that is resumed: its record says it."""
+    for name in ("commit", "recipe_path", "branch", "here", "nproc", "allow_dirty", "overrides", "push"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                "--resume takes source, recipe and branch from the run's record: say RUN alone"
+            )
 
 
 def _summary(plan: Plan, record: RunRecord, forwarded: bool | None) -> None:

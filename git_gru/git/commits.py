@@ -31,15 +31,14 @@ class ConflictedIndexError(InputError):
     """The index holds unresolved conflicts."""
 
 
-def commit_model(
-    repo: Repository, *, source_commit: str, path: str, manifest: Manifest, message: str, parent: str, ref: str,
-    expected: str | None,
-) -> str:  # fmt: skip
-    """Commits `manifest` at `path` and moves `ref` from `expected` (None: it must not exist) to the new commit.
+def build_commit(
+    repo: Repository, *, source_commit: str, path: str, manifest: Manifest, message: str, parent: str
+) -> str:
+    """A commit of `manifest` at `path`, which no ref names yet; returns its id.
 
     The tree is that of `source_commit` with only `path` replaced; `parent` is the new commit's parent (for a run's first
     checkpoint the two are the same, later ones follow on the checkpoint before). Author and committer are the user's.
-    Returns the new commit's id. Raises `RefMovedError`, `InputError` for a path that cannot be, `GitCommandError`.
+    Raises `InputError` for a path that cannot be, `GitCommandError`.
     """
     import pygit2
 
@@ -49,9 +48,7 @@ def commit_model(
         raise InputError(f"{path or '(nothing)'} is no path inside a repository")
     blob = objects.create_blob(manifest.encode())
     tree = _replaced(objects, objects[pygit2.Oid(hex=source_commit)].tree, steps, blob)
-    commit = _commit_tree(repo, str(tree), message, parent)
-    move_ref(repo, ref, commit, expected, message)
-    return commit
+    return _commit_tree(repo, str(tree), message, parent)
 
 
 def move_ref(repo: Repository, ref: str, commit: str, expected: str | None, message: str) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
 from git_gru.git.run import is_running
+from git_gru.git.run_folders import LAUNCHER, is_held, run_folder
 from git_gru.runs.metrics import Event, parse_events
-from git_gru.runs.record import Failure, RunRecord, RunState, parse_record
+from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState, parse_record
+from git_gru.runs.trailers import parse_checkpoint
 
 PREFIX = "refs/gru/runs/"
 RECORD_FILE = "run.json"
@@ -48,7 +50,9 @@ def write_record(repo: Repository, record: RunRecord, metrics: bytes, logs: Mapp
         for name, data in logs.items():
             folder.insert(name, objects.create_blob(data), blob)
         top.insert("logs", folder.write(), tree)
-    who = pygit2.Signature("git-gru", "git-gru@localhost", int(record.ended or record.started), 0)
+    who = pygit2.Signature(
+        "git-gru", "git-gru@localhost"
+    )  # now: of two versions of a record the later one holds
     message = f"run {record.id}: {record.state}, step {record.step} of {record.steps}\n"
     commit = str(objects.create_commit(None, who, who, message, top.write(), []))
     repo.git("update-ref", record_ref(record.id), commit)
@@ -76,12 +80,33 @@ def find_run(repo: Repository, name: str) -> str:
 
 def read_record(repo: Repository, run: str) -> RunRecord:
     """The record of the run with the full id `run`; one whose launcher is gone is told as failed."""
-    return _settled(parse_record(_read(repo, run, RECORD_FILE), where=f"{record_ref(run)}:{RECORD_FILE}"))
+    record = parse_record(_read(repo, run, RECORD_FILE), where=f"{record_ref(run)}:{RECORD_FILE}")
+    return _settled(repo, record)
 
 
 def read_events(repo: Repository, run: str) -> list[Event]:
     """The events of a run, as of its last update of the record."""
     return parse_events(_read(repo, run, METRICS_FILE))
+
+
+def read_checkpoints(repo: Repository, run: str, source: str, tip: str) -> list[Checkpoint]:
+    """The run's checkpoints between its source and the commit `tip`, oldest first; metrics as the messages round them."""
+    log = repo.git("log", "--first-parent", "--reverse", "--format=%H%n%B%x00", f"{source}..{tip}")
+    found = []
+    for entry in log.decode("utf-8", "replace").split("\0"):
+        commit, _, message = entry.strip().partition("\n")
+        info = parse_checkpoint(message)
+        if info is not None and info.run == run:
+            found.append(Checkpoint(step=info.step, commit=commit, metrics=info.metrics))
+    return found
+
+
+def read_metrics_log(repo: Repository, run: str) -> bytes:
+    """The run's event log as far as it got: that of its working folder where it has one, else the record's."""
+    try:
+        return (run_folder(repo, run) / METRICS_FILE).read_bytes()
+    except FileNotFoundError:
+        return _read(repo, run, METRICS_FILE)
 
 
 def _read(repo: Repository, run: str, name: str) -> bytes:
@@ -94,11 +119,12 @@ def _read(repo: Repository, run: str, name: str) -> bytes:
     return data
 
 
-def _settled(record: RunRecord) -> RunRecord:
+def _settled(repo: Repository, record: RunRecord) -> RunRecord:
     """`record`, or the same as failed when it says running and the launcher's process on this host is gone."""
     if record.state is not RunState.RUNNING or record.host != socket.gethostname():
         return record
-    if is_running(record.pid):
+    held = is_held(run_folder(repo, record.id), LAUNCHER)
+    if held or (held is None and is_running(record.pid)):
         return record
     gone = Failure(message="the launcher of this run was killed", host=record.host)
     return replace(record, state=RunState.FAILED, failure=gone)

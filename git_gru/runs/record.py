@@ -10,7 +10,7 @@ A run's *state* is one of
            └──> failed      a worker or the launcher failed; what was committed before stays
 
 A record that says `running` while its launcher is gone is that of a run whose launcher was killed: `git_gru.git.run_refs`
-reports it as failed.
+reports it as failed. A stopped or failed run that is resumed is running again, under the same id.
 """
 
 import json
@@ -63,6 +63,7 @@ class RunRecord:
     `recipe` is the recipe as it took effect (defaults filled in, `overrides` applied). `source` is the commit that the
     run started from (`dirty`: a snapshot of an unclean worktree, kept by `refs/gru/runs/<id>/source`). `steps` is how
     many it was to do, `step` how many it has done; `initial` holds the validation metrics before the first step.
+    `here` is the branch that is to follow the run's at the end, `push` the remote that the run is pushed to, if any.
     """
 
     id: str
@@ -72,6 +73,8 @@ class RunRecord:
     source: str
     dirty: bool = False
     branch: str
+    here: str | None = None
+    push: str | None = None
     model: str
     parent_model: str | None = None
     recipe_path: str

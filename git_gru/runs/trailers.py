@@ -6,6 +6,7 @@
     Gru-Step: 400
     Gru-Metric-val-loss: 1.470312
     Gru-Parent-Model: <digest of the model that the source commit held>
+    Gru-Resume: <digest of the resume state that belongs to it>
 
 Git takes no `_` in a trailer's key (with one, `git log --format=%(trailers)` shows none of them), so a metric's `_` is
 written as `-` there and read back as `_`.
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 RUN, STEP, METRIC, PARENT_MODEL = "Gru-Run", "Gru-Step", "Gru-Metric-", "Gru-Parent-Model"
+RESUME = "Gru-Resume"
 _TRAILER = re.compile(r"(Gru-[A-Za-z0-9-]+):[ \t]*(.*)")
 
 
@@ -28,6 +30,7 @@ class CheckpointInfo:
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     parent_model: str | None = None
+    resume: str | None = None
 
 
 def checkpoint_message(info: CheckpointInfo) -> str:
@@ -39,6 +42,8 @@ def checkpoint_message(info: CheckpointInfo) -> str:
     lines += [f"{METRIC}{name.replace('_', '-')}: {value:.7g}" for name, value in info.metrics.items()]
     if info.parent_model is not None:
         lines.append(f"{PARENT_MODEL}: {info.parent_model}")
+    if info.resume is not None:
+        lines.append(f"{RESUME}: {info.resume}")
     return "\n".join([subject, "", *lines, ""])
 
 
@@ -71,6 +76,7 @@ def parse_checkpoint(message: str) -> CheckpointInfo | None:
             step=int(trailers[STEP]),
             metrics=read_metrics(trailers),
             parent_model=trailers.get(PARENT_MODEL),
+            resume=trailers.get(RESUME),
         )
     except (KeyError, ValueError):
         return None

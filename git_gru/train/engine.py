@@ -3,7 +3,7 @@
     step:  batch of this rank → loss → backward (the strategy synchronises) → clip → optimizer
     every `log_every` steps: the loss and the throughput are written down (rank 0)
     every `eval_every` and `checkpoint_every` steps, and at the end: validation, sharded over the ranks
-    every `checkpoint_every` steps and at the end: rank 0's recorder makes a commit
+    every `checkpoint_every` steps and at the end: rank 0's recorder makes a commit, with a resume state beside it
 
 Once a step the ranks ask each other whether one of them was told to stop (`job.stop`), so all leave after the same step; the
 last one is then made a checkpoint.
@@ -20,12 +20,14 @@ from torch import nn
 from git_gru.errors import RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import read_model
+from git_gru.git.run_states import read_state
 from git_gru.runs.metrics import Event
 from git_gru.train.architecture import architecture_of
 from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE
-from git_gru.train.job import Job
+from git_gru.train.job import Job, Start
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
+from git_gru.train.resume import capture, random_states, restore
 from git_gru.train.schedule import learning_rate
 from git_gru.train.sharding import BatchPlan, share
 from git_gru.train.sync import build_strategy
@@ -61,7 +63,7 @@ class Engine:
         torch.manual_seed(recipe.train.seed)
         self._task: Task = task_of(architecture_of(recipe.model))
         network = self._task.build(dropout=recipe.model.dropout)
-        if job.parent_model is not None:
+        if job.parent_model is not None and job.start is None:
             name = f"{job.source}:{recipe.model.path}"
             load(network, repo.store(), read_model(repo, name), where=name)
         self._network = network.to(world.device)
@@ -73,15 +75,20 @@ class Engine:
         self._batches = BatchPlan(samples=len(self._train), batch=recipe.train.batch, seed=recipe.train.seed)
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
+        if job.start is not None:
+            self._go_on_from(job.start, repo)
 
     def run(self) -> None:
         """Trains to the last step, or until it is told to stop."""
         recipe = self._recipe.train
-        self._tell(0, validation=self._validate(0))
-        for step in range(1, recipe.steps + 1):
+        begin = self._job.start.step if self._job.start else 0
+        end = self._job.until or recipe.steps
+        if not begin:
+            self._tell(0, validation=self._validate(0))
+        for step in range(begin + 1, end + 1):
             self._step(step)
             stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
-            last = stopping or step == recipe.steps
+            last = stopping or step == end
             if last or step % recipe.log_every == 0:
                 self._log(step)
             if last or step % recipe.checkpoint_every == 0:
@@ -91,11 +98,37 @@ class Engine:
             if stopping:
                 break
 
+    def _go_on_from(self, start: Start, repo: Repository) -> None:
+        """Brings everything to where it was after a checkpoint."""
+        if self._world.size > 1:
+            # DistributedDataParallel arranges its buckets after the first backward pass it sees, and sums over more than
+            # two ranks round by their place in a bucket. So it sees one here, as it had when the checkpoint was made.
+            self._backward(start.step)
+            self._optimizer.zero_grad()
+        store, name = repo.store(), f"{start.commit}:{self._recipe.model.path}"
+        load(self._network, store, read_model(repo, name), where=name)
+        state, where = read_state(repo, start.state), f"the resume state of step {start.step}"
+        restore(self._network, self._optimizer, self._world, store, state, where=where)
+
     def _step(self, step: int) -> None:
         start = time.perf_counter()
-        recipe, world = self._recipe.train, self._world
+        recipe = self._recipe.train
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(recipe, step)
+        loss, terms = self._backward(step)
+        if recipe.clip:
+            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._strategy.after_step(step)
+        self._meter.loss += loss  # stays on the device: reading it would wait for a GPU at every step
+        self._meter.terms += terms
+        self._meter.steps += 1
+        self._meter.seconds += time.perf_counter() - start
+
+    def _backward(self, step: int) -> tuple[torch.Tensor, int]:
+        """The gradients of a step's batch; returns this rank's loss, summed over its terms, and how many these are."""
+        recipe, world = self._recipe.train, self._world
         mine = self._batches.indices(step)[share(recipe.batch, world.size, world.rank)]
         terms = len(mine) * self._train.terms
         batch = self._train.batch(mine).to(world.device)
@@ -103,17 +136,7 @@ class Engine:
         with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = self._task.loss(self._strategy.module, batch)
         (loss * self._strategy.weight(terms, self._batch_terms)).backward()  # type: ignore[no-untyped-call]
-        if recipe.clip:
-            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        self._strategy.after_step(step)
-        self._meter.loss += (
-            loss.detach()
-        )  # stays on the device: reading it would wait for a GPU at every step
-        self._meter.terms += terms
-        self._meter.steps += 1
-        self._meter.seconds += time.perf_counter() - start
+        return loss.detach(), terms
 
     def _log(self, step: int) -> None:
         """Writes the training loss and the throughput since the last such line down."""
@@ -136,9 +159,15 @@ class Engine:
 
     def _checkpoint(self, step: int) -> None:
         metrics = self._validate(step)
+        random = random_states(self._world)
         if self._recorder is not None:
-            dtype = self._recipe.model.dtype
-            self._recorder.checkpoint(step, lambda: snapshot(self._network, dtype), metrics)
+            network, optimizer, dtype = self._network, self._optimizer, self._recipe.model.dtype
+            self._recorder.checkpoint(
+                step,
+                lambda: snapshot(network, dtype),
+                metrics,
+                lambda: capture(network, optimizer, random, dtype),
+            )
 
     def _validate(self, step: int) -> dict[str, float]:
         """The validation metrics now. Raises `DivergedError` when the loss is no number: such weights are never kept."""

@@ -10,6 +10,7 @@ import signal
 import socket
 from typing import Any
 
+from git_gru.git.run_folders import log_files
 from git_gru.runs.record import Failure
 from git_gru.train.job import Job
 
@@ -41,10 +42,7 @@ def find_cause(job: Job, returncode: int) -> Failure:
 
 def collect_logs(job: Job) -> dict[str, bytes]:
     """The ends of all logs that are not empty: `agent.log`, `rank-0.stderr.log`, …"""
-    found = {"agent.log": job.agent_log} if job.agent_log.exists() else {}
-    for path in sorted(job.logs.glob("*/attempt_*/*/*.log")):
-        found[f"rank-{path.parent.name}.{path.name}"] = path
-    logs = {name: path.read_bytes()[-LOG_BYTES:] for name, path in found.items()}
+    logs = {name: path.read_bytes()[-LOG_BYTES:] for name, path in log_files(job.folder).items()}
     return {name: data for name, data in logs.items() if data}
 
 

@@ -8,9 +8,21 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from git_gru.git.run_folders import AGENT_LOG, STOP
 from git_gru.train.recipe import Recipe, recipe_of
 
 JOB_FILE = "job.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The checkpoint that a run goes on from: the commit made after `step`, and the id of the blob that is the manifest of its
+    resume state.
+    """
+
+    step: int
+    commit: str
+    state: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +30,8 @@ class Job:
     """A run, as its workers see it. `folder` and `repository` are absolute; `source` is the full id of a commit.
 
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
-    seeded weights. `ref` is the full name of the branch that checkpoints go to.
+    seeded weights. `ref` is the full name of the branch that checkpoints go to. `start` is None for a run from the
+    beginning; one with `until` ends after that step, as if it had been asked to stop there.
     """
 
     run: str
@@ -28,6 +41,8 @@ class Job:
     ref: str
     parent_model: str | None
     recipe: Recipe
+    start: Start | None = None
+    until: int | None = None
 
     @property
     def events(self) -> Path:
@@ -37,7 +52,7 @@ class Job:
     @property
     def stop(self) -> Path:
         """The file whose being there asks the workers to stop after the current step."""
-        return self.folder / "stop"
+        return self.folder / STOP
 
     @property
     def failures(self) -> Path:
@@ -52,7 +67,7 @@ class Job:
     @property
     def agent_log(self) -> Path:
         """What the agent prints."""
-        return self.folder / "agent.log"
+        return self.folder / AGENT_LOG
 
     def write(self) -> Path:
         """Writes the job into its folder; returns the file."""
@@ -70,4 +85,5 @@ class Job:
         """The job in a file that `write` has written."""
         fields = json.loads(path.read_text())
         fields["folder"], fields["repository"] = Path(fields["folder"]), Path(fields["repository"])
-        return cls(**fields | {"recipe": recipe_of(fields["recipe"])})
+        start = None if fields["start"] is None else Start(**fields["start"])
+        return cls(**fields | {"recipe": recipe_of(fields["recipe"]), "start": start})

@@ -17,15 +17,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
 from types import FrameType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from git_gru.errors import GruError, RunFailedError
 from git_gru.git.repository import Repository
+from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
@@ -34,6 +35,7 @@ from git_gru.train.failures import collect_logs, find_cause
 from git_gru.train.job import Job
 from git_gru.train.plan import Plan, forget_snapshot
 from git_gru.train.processes import worker_threads
+from git_gru.train.sharing import Publisher, publishing
 
 POLL_SECONDS = 0.1
 KILL_AFTER_SECONDS = 3.0
@@ -50,7 +52,15 @@ class Watcher(Protocol):
         """Rank 0 wrote an event."""
 
     def stopping(self) -> None:
-        """The user asked to stop; the workers finish their step and make a last commit."""
+        """The user asked to stop (here, or by `git gru runs stop`); the workers finish their step and make a last commit."""
+
+
+class Ended(NamedTuple):
+    """How the agent ended: whether it was asked to stop, and whether it was then killed."""
+
+    returncode: int
+    stopped: bool
+    killed: bool
 
 
 @dataclass
@@ -76,35 +86,51 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
 
     Raises `RunFailedError` when a worker failed; the record then says failed, and what was committed stays.
     """
-    folder = repo.gru_dir / "runs" / plan.run
-    folder.mkdir(parents=True)
-    job = Job(
-        run=plan.run,
-        folder=folder,
-        repository=repo.top,
-        source=plan.source,
-        ref=plan.ref,
-        parent_model=plan.model.digest if plan.model else None,
-        recipe=plan.recipe,
-    )
+    with hold(run_folder(repo, plan.run), LAUNCHER):
+        return run_held(repo, plan, watcher)
+
+
+def run_held(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
+    """As `run_plan`, for a caller who holds the run's lock already."""
+    job = job_of(repo, plan)
+    folder = job.folder
     try:
         prepare(repo, plan.source, plan.recipe.data, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
-        forget_snapshot(repo, plan.run)
+        if plan.before is None:
+            forget_snapshot(repo, plan.run)
         raise
     keep_logs = False
+    publisher = None
     try:
-        return _follow(repo, plan, job, watcher)
+        with publishing(repo, plan, job) as publisher:
+            return _follow(repo, plan, job, watcher, publisher)
     except RunFailedError:
         keep_logs = True
         raise
     finally:
+        if publisher is not None and publisher.failure is not None:
+            watcher.event(Event(time=time.time(), step=publisher.step, message=publisher.failure))
         if keep_logs:  # but not the data, which the commit holds
             for name in (TRAIN_FILE, VALIDATION_FILE):
                 (folder / name).unlink(missing_ok=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def job_of(repo: Repository, plan: Plan) -> Job:
+    """What the workers are told of a planned run."""
+    return Job(
+        run=plan.run,
+        folder=run_folder(repo, plan.run),
+        repository=repo.top,
+        source=plan.source,
+        ref=plan.ref,
+        parent_model=plan.model.digest if plan.model else None,
+        recipe=plan.recipe,
+        start=plan.start,
+    )
 
 
 def fast_forward(repo: Repository, plan: Plan) -> bool:
@@ -120,32 +146,51 @@ def fast_forward(repo: Repository, plan: Plan) -> bool:
     return True
 
 
-def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunRecord:
+def _follow(
+    repo: Repository, plan: Plan, job: Job, watcher: Watcher, publisher: Publisher | None
+) -> RunRecord:
     """Starts the agent and keeps the record until it ends."""
-    record = _first_record(plan)
-    _keep(repo, job, record)
+    record = plan.before or first_record(plan)
+
+    def keep() -> None:
+        _keep(repo, job, record)
+        if publisher is not None:
+            publisher.tell(record.step)
+
+    def take(event: Event) -> None:
+        nonlocal record
+        record = _with_event(record, event)
+        if event.commit:
+            keep()
+
+    keep()
     watcher.started(record)
+
+    ended = follow_agent(job, watcher, take)
+    return _settle(repo, job, record, ended.returncode, killed=ended.killed)
+
+
+def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> Ended:
+    """Starts the agent and waits until it ends, as the user may ask it to; `take` sees every event before `watcher` does."""
     follower = EventFollower(job.events)
+    follower.poll()  # what a resumed run has of the time before
     with _interrupts() as interrupts, _agent(job) as agent:
         told = False
         while True:
             ended = agent.poll() is not None  # before the events are read, so that none of the last is missed
             for event in follower.poll():
-                record = _with_event(record, event)
+                take(event)
                 watcher.event(event)
-                if event.commit:
-                    _keep(repo, job, record)
             if ended:
                 break
-            if interrupts.count and not told:
+            if not told and (interrupts.count or job.stop.exists()):
                 told = True
                 job.stop.touch()
                 watcher.stopping()
             if interrupts.count > 1:
                 _end(agent)
             time.sleep(POLL_SECONDS)
-        killed = interrupts.count > 1
-    return _settle(repo, job, record, agent.returncode, killed=killed)
+        return Ended(agent.returncode, told, interrupts.count > 1)
 
 
 def _settle(repo: Repository, job: Job, record: RunRecord, returncode: int, *, killed: bool) -> RunRecord:
@@ -169,11 +214,11 @@ def _failure_sentence(record: RunRecord, failure: Failure) -> str:
 def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
     kept = f"{_checkpoints(len(record.checkpoints))} on {record.branch}. " if record.checkpoints else ""
     log = f"The log is {failure.log}. " if failure.log else ""
-    return f"{kept}{log}See: git gru runs show {record.id}"
+    return f"{kept}{log}See: git gru runs show {record.id}; go on: git gru train --resume {record.id}"
 
 
-def _first_record(plan: Plan) -> RunRecord:
-    versions = {name: metadata.version(name) for name in ("torch", "numpy")}
+def first_record(plan: Plan) -> RunRecord:
+    """The record of a run that begins."""
     return RunRecord(
         id=plan.run,
         state=RunState.RUNNING,
@@ -181,6 +226,8 @@ def _first_record(plan: Plan) -> RunRecord:
         source=plan.source,
         dirty=plan.dirty,
         branch=plan.branch,
+        here=plan.here,
+        push=plan.push,
         model=plan.recipe.model.path,
         parent_model=plan.model.digest if plan.model else None,
         recipe_path=plan.recipe_path,
@@ -189,15 +236,20 @@ def _first_record(plan: Plan) -> RunRecord:
         nproc=plan.recipe.launch.nproc,
         seed=plan.recipe.train.seed,
         steps=plan.recipe.train.steps,
-        environment={
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "cpus": str(os.cpu_count()),
-            **versions,
-        },
+        environment=environment(),
         host=socket.gethostname(),
         pid=os.getpid(),
     )
+
+
+def environment() -> dict[str, str]:
+    """What this machine is, as far as results may depend on it."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": str(os.cpu_count()),
+        **{name: metadata.version(name) for name in ("torch", "numpy")},
+    }
 
 
 def _with_event(record: RunRecord, event: Event) -> RunRecord:

@@ -15,8 +15,11 @@ from git_gru.git.commits import snapshot_dirty
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
 from git_gru.git.run_refs import record_ref, source_ref
+from git_gru.git.sources import push_url
+from git_gru.runs.record import RunRecord
 from git_gru.store.manifest import Manifest
 from git_gru.train.architecture import METADATA_KEY, architecture_of, check_same, parse_architecture
+from git_gru.train.job import Start
 from git_gru.train.recipe import DEFAULT_PATH, Recipe, RecipeError, parse_recipe
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -51,6 +54,7 @@ class Request:
     here: bool = False
     nproc: int | None = None
     allow_dirty: bool = False
+    push: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,8 @@ class Plan:
     """A run that may start. `source` is the full id of the commit that it starts from; `branch` is where it commits.
 
     `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any.
+    `before` is the record of the run that goes on with this, None for a new one, and `start` the checkpoint that it goes on
+    from, None when that is the source. `push` is the remote that the run is pushed to, if any.
     """
 
     run: str
@@ -69,6 +75,9 @@ class Plan:
     recipe: Recipe
     overrides: tuple[str, ...]
     model: Manifest | None
+    before: RunRecord | None = None
+    start: Start | None = None
+    push: str | None = None
 
     @property
     def ref(self) -> str:
@@ -85,6 +94,8 @@ def require_torch() -> None:
 def make_plan(repo: Repository, request: Request) -> Plan:
     """Checks a request. Raises what is wrong with it, as a `GruError`."""
     require_torch()
+    if request.push is not None:
+        push_url(repo, request.push)  # told now, if there is no such remote
     source = resolve_commit(repo, request.commit)
     run = _new_run_id(repo)
     dirty = _is_dirty(repo, source)
@@ -138,6 +149,7 @@ def _plan_from(
         recipe=recipe,
         overrides=request.overrides,
         model=model,
+        push=request.push,
     )
 
 
@@ -157,10 +169,10 @@ def _all_overrides(request: Request) -> tuple[str, ...]:
 
 
 def _new_run_id(repo: Repository) -> str:
-    """A fresh id: UTC date and time, so that ids sort by age, and three letters, so that two at once differ."""
+    """A fresh id: UTC date and time, so that ids sort by age, and six letters, so that two people's never meet."""
     while True:
         now = datetime.datetime.now(datetime.UTC)
-        run = f"{now:%y%m%d-%H%M%S}-" + "".join(secrets.choice(_ALPHABET) for _ in range(3))
+        run = f"{now:%y%m%d-%H%M%S}-" + "".join(secrets.choice(_ALPHABET) for _ in range(6))
         if repo.completed("rev-parse", "--verify", "--quiet", record_ref(run)).returncode != 0:
             return run
 

@@ -151,6 +151,11 @@ class TrainRecipe(Section):
     checkpoint_every: int = _key(
         200, "steps between checkpoint commits; the last step always makes one", least=1
     )
+    resume_every: int = _key(
+        0,
+        "steps between checkpoints whose resume state is kept for good, besides the newest's; 0 for none",
+        least=0,
+    )
     log_every: int = _key(10, "steps between lines of the run's metrics", least=1)
     deterministic: bool = _key(True, "same seed and same number of workers give the same weights")
 

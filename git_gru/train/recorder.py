@@ -1,9 +1,9 @@
 """Writing down what a run does, off the training path. Rank 0 has a recorder; the engine knows its Protocol only.
 
-`CommitRecorder` takes a snapshot of the weights at a checkpoint (a copy, milliseconds) and leaves the rest to one thread:
-encoding into the store, the commit on the run's branch, the event that tells of it. At most one checkpoint waits while
-another is being committed; training waits before it takes a third one (none is ever dropped), and the time that it
-lost so is in the event's `blocked_s`.
+`CommitRecorder` takes a snapshot of the weights and of the resume state at a checkpoint (a copy, milliseconds) and leaves the
+rest to one thread: encoding into the store, the commit on the run's branch and the resume state beside it, the event that tells
+of it. At most one checkpoint waits while another is being committed; training waits before it takes a third one (none is ever
+dropped), and the time that it lost so is in the event's `blocked_s`.
 
 When a commit fails (disk full, the branch moved by someone else), the run stops: the next call raises the failure, and
 nothing that was committed before is touched. Going on would spend hours on weights that nobody can keep.
@@ -13,13 +13,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Protocol, Self
 
 from git_gru.errors import RunFailedError
-from git_gru.git.commits import commit_model
+from git_gru.git.commits import build_commit, move_ref
 from git_gru.git.repository import Repository
+from git_gru.git.run_states import keep_state
 from git_gru.runs.metrics import Event, EventWriter
 from git_gru.runs.trailers import CheckpointInfo, checkpoint_message
 from git_gru.store.ingest import ingest_tensors
@@ -43,8 +44,22 @@ class Recorder(Protocol):
     def event(self, event: Event) -> None:
         """Writes an event down. Raises when an earlier checkpoint failed."""
 
-    def checkpoint(self, step: int, snapshot: Snapshot, metrics: Mapping[str, float]) -> None:
-        """Takes a snapshot now and keeps it in time. Raises when an earlier checkpoint failed."""
+    def checkpoint(
+        self, step: int, snapshot: Snapshot, metrics: Mapping[str, float], state: Snapshot | None = None
+    ) -> None:
+        """Takes snapshots of the weights and of the resume state now and keeps them in time.
+
+        Raises when an earlier checkpoint failed.
+        """
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A checkpoint that is to be committed."""
+
+    event: Event
+    weights: list[TensorData]
+    state: list[TensorData] | None
 
 
 class CommitRecorder:
@@ -54,12 +69,12 @@ class CommitRecorder:
         self._repo = repo
         self._job = job
         self._events = events
-        self._last = job.source
-        self._made = False
+        self._last = job.start.commit if job.start else job.source
+        self._made = job.start is not None
         self._failure: Exception | None = None
         self._failed_step = 0
         self._room = threading.Semaphore(PENDING)
-        self._queue: queue.SimpleQueue[tuple[Event, list[TensorData]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="git-gru-committer")
 
     def __enter__(self) -> Self:
@@ -83,14 +98,17 @@ class CommitRecorder:
         except OSError as error:
             raise CheckpointError(f"the run's log cannot be written: {error.strerror}") from error
 
-    def checkpoint(self, step: int, snapshot: Snapshot, metrics: Mapping[str, float]) -> None:
-        """Copies the weights and hands them to the thread; waits when it is `PENDING` checkpoints behind."""
+    def checkpoint(
+        self, step: int, snapshot: Snapshot, metrics: Mapping[str, float], state: Snapshot | None = None
+    ) -> None:
+        """Copies the weights and the resume state and hands them to the thread; waits when it is `PENDING` checkpoints behind."""
         start = time.monotonic()
         self._room.acquire()
         self._raise_failure()
-        tensors = snapshot()
+        weights, rest = snapshot(), state() if state is not None else None
         blocked = round(time.monotonic() - start, 4)
-        self._queue.put((Event(time=time.time(), step=step, validation=metrics, blocked_s=blocked), tensors))
+        event = Event(time=time.time(), step=step, validation=metrics, blocked_s=blocked)
+        self._queue.put(_Pending(event, weights, rest))
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -103,31 +121,39 @@ class CommitRecorder:
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
-            event, tensors = item
             try:
                 if self._failure is None:
-                    self._commit(event, tensors)
+                    self._commit(item)
             except Exception as error:  # whatever it is, the training thread raises it as a CheckpointError
-                self._failed_step, self._failure = event.step, error
+                self._failed_step, self._failure = item.event.step, error
             finally:
                 self._room.release()
 
-    def _commit(self, event: Event, tensors: list[TensorData]) -> None:
+    def _commit(self, item: "_Pending") -> None:
         """Stores the weights, commits them onto the run's branch, and tells of it."""
-        recipe = self._job.recipe
-        manifest = ingest_tensors(self._repo.store(), tensors, metadata_of(architecture_of(recipe.model)))
+        job, recipe, event = self._job, self._job.recipe, item.event
+        store = self._repo.store()
+        manifest = ingest_tensors(store, item.weights, metadata_of(architecture_of(recipe.model)))
+        state = None if item.state is None else ingest_tensors(store, item.state, {"format": "pt"})
         info = CheckpointInfo(
-            run=self._job.run, step=event.step, metrics=event.validation, parent_model=self._job.parent_model
+            run=job.run,
+            step=event.step,
+            metrics=event.validation,
+            parent_model=job.parent_model,
+            resume=None if state is None else state.digest,
         )
-        self._last = commit_model(
+        message = checkpoint_message(info)
+        commit = build_commit(
             self._repo,
-            source_commit=self._job.source,
+            source_commit=job.source,
             path=recipe.model.path,
             manifest=manifest,
-            message=checkpoint_message(info),
+            message=message,
             parent=self._last,
-            ref=self._job.ref,
-            expected=self._last if self._made else None,
         )
-        self._made = True
-        self._events.write(replace(event, time=time.time(), commit=self._last))
+        if state is not None:  # before the branch: see git_gru.git.run_states
+            every = recipe.train.resume_every
+            keep_state(self._repo, job.run, checkpoint=commit, step=event.step, state=state, every=every)
+        move_ref(self._repo, job.ref, commit, self._last if self._made else None, message)
+        self._last, self._made = commit, True
+        self._events.write(replace(event, time=time.time(), commit=commit))

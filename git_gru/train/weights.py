@@ -23,6 +23,8 @@ DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+_STATE_DTYPES = DTYPES | {"U8": torch.uint8, "I64": torch.int64}
+_NAMES = {dtype: name for name, dtype in _STATE_DTYPES.items()}
 RECIPE_DTYPES = {"fp32": "F32", "bf16": "BF16"}
 
 
@@ -32,13 +34,22 @@ class WeightsError(InputError):
 
 def snapshot(network: nn.Module, dtype: str) -> list[TensorData]:
     """A copy of the network's weights on the CPU, as `dtype` (`fp32`, `bf16`); later steps do not change it."""
-    name = RECIPE_DTYPES[dtype]
-    copies = []
-    for key, tensor in network.state_dict().items():
-        copy = tensor.detach().to("cpu", DTYPES[name], copy=True).contiguous()
-        data = copy.reshape(-1).view(torch.uint8).numpy()
-        copies.append((key, name, tuple(copy.shape), memoryview(data)))
-    return copies
+    kept = DTYPES[RECIPE_DTYPES[dtype]]
+    return [copied(key, tensor, kept) for key, tensor in network.state_dict().items()]
+
+
+def copied(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> TensorData:
+    """A copy of a tensor on the CPU, as `dtype` (by default its own); later changes to the tensor do not reach it."""
+    copy = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True).contiguous()
+    data = memoryview(copy.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return name, _NAMES[copy.dtype], tuple(copy.shape), data
+
+
+def loaded(store: Store, manifest: Manifest, name: str) -> torch.Tensor:
+    """A tensor of a stored model, on the CPU. Raises KeyError for a name or dtype that it does not have."""
+    entry = manifest.tensors[name]
+    data = bytearray().join(store.tensor(manifest, name))
+    return torch.frombuffer(data, dtype=_STATE_DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 @contextmanager
@@ -68,9 +79,7 @@ def load(network: nn.Module, store: Store, manifest: Manifest, *, where: str) ->
     check_fits({key: tuple(tensor.shape) for key, tensor in own.items()}, manifest, where=where)
     with torch.no_grad():
         for key, target in own.items():
-            entry = manifest.tensors[key]
-            data = bytearray().join(store.tensor(manifest, key))
-            target.copy_(torch.frombuffer(data, dtype=DTYPES[entry.dtype]).reshape(entry.shape))
+            target.copy_(loaded(store, manifest, key))
 
 
 def check_fits(wanted: Mapping[str, Sequence[int]], manifest: Manifest, *, where: str) -> None:

@@ -14,14 +14,16 @@ def main() -> None:
     die_with_parent(int(os.environ[AGENT_VARIABLE]), signal.SIGKILL)  # before torch: its import takes seconds
     from torch.distributed.elastic.multiprocessing.errors import record
 
-    record(_train)(Path(sys.argv[1]))
+    record(train)(Path(sys.argv[1]))
 
 
-def _train(job_file: Path) -> None:
+def train(job_file: Path) -> None:
+    """This worker's part in the job, its place in the environment's `RANK`, `WORLD_SIZE`, …, as the agent sets them."""
     import torch
     import torch.distributed as dist
 
     from git_gru.git.repository import Repository
+    from git_gru.git.run_folders import WORKER, hold
     from git_gru.runs.metrics import EventWriter
     from git_gru.train.engine import Engine
     from git_gru.train.job import Job
@@ -36,7 +38,7 @@ def _train(job_file: Path) -> None:
     world = join(job.recipe.launch.device, rank=rank, size=size, local_rank=local_rank, local_size=local_size)
     repo = Repository.find(job.repository)
     if rank == 0:
-        with CommitRecorder(repo, job, EventWriter(job.events)) as recorder:
+        with hold(job.folder, WORKER), CommitRecorder(repo, job, EventWriter(job.events)) as recorder:
             Engine(job, world, repo, recorder).run()
     else:
         Engine(job, world, repo, None).run()

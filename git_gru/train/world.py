@@ -45,6 +45,14 @@ class World:
         """Whether `flag` holds on any rank, the same answer on every rank."""
         return self.sum([float(flag)])[0] > 0 if self.size > 1 else flag
 
+    def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """`values` (a CPU tensor, of one shape and dtype on all ranks) of every rank, in their order, on every rank."""
+        if self.control is None or self.size == 1:
+            return [values]
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(parts, values, group=self.control)
+        return parts
+
     def barrier(self) -> None:
         """Waits until every rank is here."""
         self.sum([0.0])

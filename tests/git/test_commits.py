@@ -4,7 +4,8 @@ from git_gru.errors import InputError
 from git_gru.git.commits import (
     ConflictedIndexError,
     RefMovedError,
-    commit_model,
+    build_commit,
+    move_ref,
     snapshot_dirty,
     worktree,
 )
@@ -21,16 +22,17 @@ def manifest(repo, make_arrays):
 
 
 def commit(repo, manifest, source, path="models/a.safetensors", parent=None, expected=None):
-    return commit_model(
+    message = "train: step 1\n\nGru-Step: 1"
+    made = build_commit(
         repo.repository,
         source_commit=source,
         path=path,
         manifest=manifest,
-        message="train: step 1\n\nGru-Step: 1",
+        message=message,
         parent=parent or source,
-        ref=REF,
-        expected=expected,
     )
+    move_ref(repo.repository, REF, made, expected, message)
+    return made
 
 
 def everything(repo) -> tuple[str, bytes, str]:

@@ -13,6 +13,7 @@ INFO = CheckpointInfo(
     step=400,
     metrics={"val_loss": 1.4703125, "val_accuracy": 0.5},
     parent_model="c" * 64,
+    resume="e" * 64,
 )
 MESSAGE = f"""train: step 400, val_loss 1.470
 
@@ -21,6 +22,7 @@ Gru-Step: 400
 Gru-Metric-val-loss: 1.470312
 Gru-Metric-val-accuracy: 0.5
 Gru-Parent-Model: {"c" * 64}
+Gru-Resume: {"e" * 64}
 """
 
 
@@ -39,13 +41,15 @@ def test_git_sees_all_trailers() -> None:
     st.integers(0, 10**9),
     st.dictionaries(st.sampled_from(["val_loss", "val_mae"]), st.floats(-1e6, 1e6)),
     st.none() | st.just("d" * 64),
+    st.none() | st.just("f" * 64),
 )
-def test_a_message_is_read_back(step: int, metrics: dict[str, float], parent: str | None) -> None:
-    found = parse_checkpoint(
-        checkpoint_message(CheckpointInfo(run="r", step=step, metrics=metrics, parent_model=parent))
-    )
+def test_a_message_is_read_back(
+    step: int, metrics: dict[str, float], parent: str | None, resume: str | None
+) -> None:
+    info = CheckpointInfo(run="r", step=step, metrics=metrics, parent_model=parent, resume=resume)
+    found = parse_checkpoint(checkpoint_message(info))
     assert found is not None
-    assert (found.run, found.step, found.parent_model) == ("r", step, parent)
+    assert (found.run, found.step, found.parent_model, found.resume) == ("r", step, parent, resume)
     assert found.metrics == pytest.approx(metrics, rel=1e-6)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from git_gru.git.revisions import models_at
+from git_gru.git.run_states import read_state, read_states
 from git_gru.runs.metrics import Event, EventWriter, parse_events
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.train import recorder as module
@@ -54,8 +55,8 @@ def test_checkpoints_become_commits_in_order(repo: Any, job: Job) -> None:
 def test_training_waits_before_a_third_checkpoint(
     repo: Any, job: Job, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gate, real = threading.Event(), module.commit_model
-    monkeypatch.setattr(module, "commit_model", lambda *args, **keys: gate.wait() and real(*args, **keys))
+    gate, real = threading.Event(), module.move_ref
+    monkeypatch.setattr(module, "move_ref", lambda *args, **keys: gate.wait() and real(*args, **keys))
     taken: list[int] = []
 
     def snapshot(step: int) -> Any:
@@ -115,3 +116,40 @@ def test_the_failure_is_told_at_the_next_event_too(
             failed.wait()
             while True:
                 recorder.event(Event(time=0.0, step=1))
+
+
+def test_a_checkpoint_and_its_resume_state_name_each_other(repo: Any, job: Job) -> None:
+    with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+        for step in (1, 2):
+            recorder.checkpoint(step, lambda: weights(1), {}, lambda value=step: weights(10 + value))
+    states = read_states(repo.repository, "r")
+    assert states is not None
+    assert states.checkpoint == repo.git("rev-parse", "gru/r").strip()
+    assert list(states.blobs) == [2]
+    state = read_state(repo.repository, states.blobs[2])
+    info = parse_checkpoint(repo.git("log", "-1", "--format=%B", "gru/r"))
+    assert info is not None
+    assert info.resume == state.digest
+    assert b"".join(repo.repository.store().tensor(state, "w")) == bytes([12] * 8)
+
+
+def test_a_branch_that_cannot_be_moved_leaves_the_state_of_the_commit_that_was_to_come(
+    repo: Any, job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, moved = module.move_ref, []
+
+    def only_once(*args: Any) -> None:
+        moved.append(args)
+        if len(moved) > 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(*args)
+
+    monkeypatch.setattr(module, "move_ref", only_once)
+    with pytest.raises(module.CheckpointError):
+        with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+            for step in (1, 2):
+                recorder.checkpoint(step, lambda: weights(1), {}, lambda value=step: weights(10 + value))
+    states = read_states(repo.repository, "r")
+    assert states is not None
+    assert states.newest == 2
+    assert repo.git("rev-parse", f"{states.checkpoint}^") == repo.git("rev-parse", "gru/r")

@@ -1,0 +1,170 @@
+"""Resuming a run that was stopped, failed or was killed: its record says what it was, its last checkpoint where it goes on.
+
+    the record → recipe, source, branch;   refs/gru/runs/<id>/resume → the last checkpoint and its state   → a plan
+
+A run without a checkpoint begins again at its source. What was written of steps after the checkpoint is forgotten: those steps
+come again, and give the same.
+"""
+
+import os
+import shutil
+import socket
+import time
+from dataclasses import replace
+
+from git_gru.errors import InputError
+from git_gru.git.commits import move_ref
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import models_at
+from git_gru.git.run_folders import LAUNCHER, LAUNCHER_LOG, WORKER, RunBusyError, hold, run_folder
+from git_gru.git.run_refs import METRICS_FILE, find_run, read_checkpoints, read_metrics_log, read_record
+from git_gru.git.run_states import read_states
+from git_gru.runs.metrics import Event, parse_events
+from git_gru.runs.record import RunRecord, RunState
+from git_gru.train.job import Start
+from git_gru.train.launch import Watcher, environment, run_held
+from git_gru.train.plan import Plan, require_torch
+from git_gru.train.recipe import recipe_of
+
+_LAST_BREATH = 30.0
+"""Seconds for which a worker of a launcher that was killed is waited for."""
+
+_STAYS = (LAUNCHER, WORKER, LAUNCHER_LOG)
+
+
+class ResumeRefusedError(InputError):
+    """A run that cannot be resumed."""
+
+
+def resume(repo: Repository, name: str, watcher: Watcher) -> tuple[Plan, RunRecord]:
+    """Goes on with the run that `name` stands for; returns what was planned and the run's last record.
+
+    Raises `UnknownRunError`, `ResumeRefusedError` and what `run_plan` raises.
+    """
+    require_torch()
+    run = find_run(repo, name)
+    folder = run_folder(repo, run)
+    _refuse_other_host(read_record(repo, run))
+    try:
+        with hold(folder, LAUNCHER):
+            with hold(folder, WORKER, patience=_LAST_BREATH):
+                plan = plan_resume(repo, run)
+            return plan, run_held(repo, plan, watcher)
+    except RunBusyError as error:
+        raise ResumeRefusedError(
+            f"the run {run} is still running", hint=f"Stop it first: git gru runs stop {run}"
+        ) from error
+
+
+def _refuse_other_host(record: RunRecord) -> None:
+    if record.state is RunState.RUNNING and record.host != socket.gethostname():
+        raise ResumeRefusedError(
+            f"the run {record.id} is running on {record.host}, as far as its record here says",
+            hint=f"Resume it there, or fetch its record anew: git gru runs fetch REMOTE {record.id}",
+        )
+
+
+def plan_resume(repo: Repository, run: str) -> Plan:
+    """How a run goes on, for a caller who holds its locks.
+
+    Moves its branch to the last checkpoint, and leaves in its folder what is true of that. Raises `ResumeRefusedError`.
+    """
+    record = read_record(repo, run)
+    if record.state is RunState.FINISHED:
+        raise ResumeRefusedError(
+            f"the run {run} is finished: all its {record.steps} steps are done",
+            hint=f"Train on from its last commit: git gru train {record.branch}",
+        )
+    recipe = recipe_of(record.recipe, where=f"the recipe of the run {run}")
+    start = find_start(repo, run)
+    branch = _branch(repo, record, start)
+    checkpoints = read_checkpoints(repo, run, record.source, start.commit) if start else []
+    known = {made.commit: made for made in record.checkpoints}  # with their metrics in full
+    record = replace(
+        record,
+        state=RunState.RUNNING,
+        ended=None,
+        failure=None,
+        branch=branch,
+        step=start.step if start else 0,
+        checkpoints=tuple(known.get(made.commit, made) for made in checkpoints),
+        environment=environment(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+    )
+    _renew_folder(repo, record)
+    return Plan(
+        run=run,
+        source=record.source,
+        dirty=record.dirty,
+        branch=branch,
+        here=record.here,
+        recipe_path=record.recipe_path,
+        recipe=recipe,
+        overrides=record.overrides,
+        model=models_at(repo, record.source).get(recipe.model.path),
+        before=record,
+        start=start,
+        push=record.push,
+    )
+
+
+def find_start(repo: Repository, run: str) -> Start | None:
+    """The last checkpoint of a run that has a resume state; None where it has none."""
+    states = read_states(repo, run)
+    if states is None:
+        return None
+    return Start(step=states.newest, commit=states.checkpoint, state=states.blobs[states.newest])
+
+
+def _branch(repo: Repository, record: RunRecord, start: Start | None) -> str:
+    """The branch to go on with, standing at the checkpoint (not there without one).
+
+    It is the run's own unless somebody else has moved it: then it is left alone, and a new one made beside it.
+    """
+    name = record.branch
+    tip = _commit_at(repo, f"refs/heads/{name}")
+    if start is None and tip is None:
+        return name
+    if start is not None:
+        parent = _commit_at(repo, f"{start.commit}^")
+        if tip == start.commit:
+            return name
+        if tip is None or (tip == parent and tip != record.source):  # killed before the branch was moved
+            move_ref(repo, f"refs/heads/{name}", start.commit, tip, f"resume of the run {record.id}")
+            return name
+    number = 2
+    while _commit_at(repo, f"refs/heads/{name}-{number}") is not None:
+        number += 1
+    if start is not None:
+        ref = f"refs/heads/{name}-{number}"
+        move_ref(repo, ref, start.commit, None, f"resume of the run {record.id}")
+    return f"{name}-{number}"
+
+
+def _commit_at(repo: Repository, name: str) -> str | None:
+    found = repo.completed("rev-parse", "--verify", "--quiet", name)
+    return found.stdout.decode().strip() if found.returncode == 0 else None
+
+
+def _renew_folder(repo: Repository, record: RunRecord) -> None:
+    """Leaves in the run's folder its event log up to the checkpoint, and nothing else of the time before."""
+    before = parse_events(read_metrics_log(repo, record.id)) if record.step else []
+    events = [event for event in before if event.step <= record.step]
+    told = {event.commit for event in events}
+    events += [  # of the last checkpoint, where the launcher or worker was killed before it was told
+        Event(time=time.time(), step=made.step, validation=made.metrics, commit=made.commit)
+        for made in record.checkpoints
+        if made.commit not in told
+    ]
+    folder = run_folder(repo, record.id)
+    for path in folder.iterdir():
+        if path.name in _STAYS:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    message = f"resumed after step {record.step}, commits go to {record.branch}"
+    events.append(Event(time=time.time(), step=record.step, message=message))
+    (folder / METRICS_FILE).write_bytes(b"".join(event.encode() for event in events))

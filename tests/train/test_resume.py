@@ -1,0 +1,97 @@
+"""A training that goes on from a resume state is the training that was never interrupted, bit for bit."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from git_gru.store.ingest import ingest_tensors
+from git_gru.store.store import Store
+
+torch = pytest.importorskip("torch")
+
+STEPS = 6
+
+
+class Training:
+    """A network with dropout, trained on batches that follow from the step."""
+
+    def __init__(self, optimizer: str, dtype: str = "fp32", seed: int = 1) -> None:
+        from git_gru.train.architecture import architecture_of
+        from git_gru.train.engine import build_optimizer
+        from git_gru.train.recipe import ModelRecipe, TrainRecipe
+        from git_gru.train.tasks import task_of
+        from git_gru.train.world import World
+
+        torch.manual_seed(seed)
+        self.world, self.dtype = World.alone(), dtype
+        self.task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=6, layers=2)))
+        self.network = self.task.build(dropout=0.4)
+        recipe = TrainRecipe(optimizer=optimizer, lr=0.05)
+        self.optimizer = build_optimizer(self.network, recipe, self.world.device)
+
+    def train(self, first: int, last: int) -> None:
+        for step in range(first, last + 1):
+            batch = torch.from_numpy(np.random.default_rng(step).integers(0, 256, (3, 9)))
+            self.task.loss(self.network, batch).backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+
+    def keep(self, store: Store) -> tuple[Any, Any]:
+        from git_gru.train.resume import capture, random_states
+        from git_gru.train.weights import snapshot
+
+        state = capture(self.network, self.optimizer, random_states(self.world), self.dtype)
+        return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
+
+    def go_on(self, store: Store, weights: Any, state: Any) -> None:
+        from git_gru.train.resume import restore
+        from git_gru.train.weights import load
+
+        load(self.network, store, weights, where="m")
+        restore(self.network, self.optimizer, self.world, store, state, where="s")
+
+    def weights(self) -> list[bytes]:
+        return [tensor.numpy().tobytes() for tensor in self.network.state_dict().values()]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_it_goes_on_bit_for_bit(optimizer: str, dtype: str, tmp_path: Path) -> None:
+    store = Store.open(tmp_path)
+    whole = Training(optimizer, dtype)
+    whole.train(1, STEPS // 2)
+    kept = whole.keep(store)
+    whole.train(STEPS // 2 + 1, STEPS)
+    other = Training(optimizer, dtype, seed=9)
+    other.train(1, 1)  # it need not be fresh
+    other.go_on(store, *kept)
+    other.train(STEPS // 2 + 1, STEPS)
+    assert other.weights() == whole.weights()
+
+
+def test_a_state_is_a_copy(tmp_path: Path) -> None:
+    from git_gru.train.resume import capture, random_states
+
+    training = Training("adamw")
+    training.train(1, 2)
+    taken = capture(training.network, training.optimizer, random_states(training.world), "fp32")
+    before = [bytes(data) for *_, data in taken]
+    training.train(3, 4)
+    assert [bytes(data) for *_, data in taken] == before
+    names = {name for name, *_ in taken}
+    assert {"optimizer.embedding.weight.exp_avg_sq", "random.0.cpu"} <= names
+    assert not any(name.startswith("weights.") for name in names)
+
+
+def test_the_state_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
+    from git_gru.train.resume import ResumeError, capture, random_states, restore
+
+    store = Store.open(tmp_path)
+    training = Training("adamw")
+    random = random_states(training.world)
+    random["random.1.cpu"] = random["random.0.cpu"]
+    state = ingest_tensors(store, capture(training.network, training.optimizer, random, "fp32"), {})
+    with pytest.raises(ResumeError, match="the state of 2 workers, and the run has 1"):
+        restore(training.network, training.optimizer, training.world, store, state, where="it")

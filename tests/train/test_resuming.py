@@ -1,0 +1,206 @@
+"""`git gru train --resume`: whatever interrupted a run, it reaches the weights of one that nothing interrupted."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from git_gru.git.revisions import models_at
+from git_gru.git.run_refs import write_record
+from git_gru.git.run_states import read_state, read_states
+from git_gru.runs.trailers import parse_checkpoint
+from git_gru.store.restore import restore
+from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE, prepare
+from git_gru.train.launch import first_record, job_of
+from git_gru.train.plan import Plan, Request, make_plan
+from git_gru.train.resuming import plan_resume
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a worker must end with its launcher"),
+]
+
+# 120 windows, batches of 6: an epoch ends every 20 steps; the warm-up lasts 25; dropout, so that random states count
+STEPS = 32
+OPTIONS = (
+    f"train.steps={STEPS}", "train.checkpoint_every=2", "train.warmup=25", "model.layers=2", "model.dropout=0.3",
+    "train.resume_every=10",
+)  # fmt: skip
+
+
+class Forks:
+    """The process that forks workers; see fork_server.py."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
+        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def start(self, job: Path, size: int) -> list[int]:
+        """Starts all workers of a job; their process ids by rank."""
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        return [self._ask(f"start {job} {rank} {size} {port}") for rank in range(size)]
+
+    def wait(self, pid: int) -> int:
+        return self._ask(f"wait {pid}")
+
+    def _ask(self, line: str) -> int:
+        assert self._server.stdin is not None
+        assert self._server.stdout is not None
+        print(line, file=self._server.stdin, flush=True)
+        return int(self._server.stdout.readline())
+
+    def close(self) -> None:
+        self._server.communicate()
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    server = Forks()
+    yield server
+    server.close()
+
+
+class Course:
+    """One run, worked on by forked workers that are killed and resumed."""
+
+    def __init__(self, project: Any, forks: Forks, size: int) -> None:
+        self.project, self.forks, self.size = project, forks, size
+        self.repo = project.work.repository
+
+    def begin(self) -> Plan:
+        plan = make_plan(self.repo, Request(overrides=OPTIONS, nproc=self.size))
+        write_record(self.repo, first_record(plan), b"", {})
+        return plan
+
+    def work(self, plan: Plan, data: Path | None = None) -> list[int]:
+        """Starts the workers of a plan; `data` is the folder of a job that has prepared the same data."""
+        job = job_of(self.repo, plan)
+        job.folder.mkdir(parents=True, exist_ok=True)
+        if data is None:
+            prepare(self.repo, plan.source, plan.recipe.data, job.folder)
+        else:
+            for name in (TRAIN_FILE, VALIDATION_FILE):
+                shutil.copy(data / name, job.folder)
+        return self.forks.start(job.write(), self.size)
+
+    def commits(self, plan: Plan) -> list[str]:
+        done = self.project.work.run("git", "rev-list", "--reverse", f"{plan.source}..{plan.ref}")
+        return done.stdout.decode().split() if done.returncode == 0 else []
+
+    def digests(self, commits: list[str]) -> list[str]:
+        """Of the models in these commits."""
+        models = [models_at(self.repo, commit) for commit in commits]
+        return [model.digest for found in models for model in found.values()]
+
+    def check_pair(self, plan: Plan) -> None:
+        """The newest resume state and its checkpoint name each other, and all of both is in the store."""
+        states = read_states(self.repo, plan.run)
+        if states is None:
+            assert self.commits(plan) == []
+            return
+        info = parse_checkpoint(self.project.git("log", "-1", "--format=%B", states.checkpoint))
+        state = read_state(self.repo, states.blobs[states.newest])
+        assert info is not None
+        assert (info.run, info.step, info.resume) == (plan.run, states.newest, state.digest)
+        assert all(step % 10 == 0 for step in states.blobs if step != states.newest)
+        line = self.project.git("rev-list", "--reverse", f"{plan.source}..{states.checkpoint}").split()
+        assert self.commits(plan) in (line, line[:-1])
+        (model,) = models_at(self.repo, states.checkpoint).values()
+        for manifest in (state, model):
+            assert sum(map(len, restore(self.repo.store(), manifest))) == manifest.size
+
+
+@pytest.mark.parametrize(("size", "rounds"), [(1, 8), (2, 4)])
+def test_kills_at_any_moment_change_nothing(project: Any, forks: Forks, size: int, rounds: int) -> None:
+    course = Course(project, forks, size)
+    whole = course.begin()
+    began = time.monotonic()
+    pids = course.work(whole)
+    assert [forks.wait(pid) for pid in pids] == [0] * size
+    usual = time.monotonic() - began
+    expected = course.digests(course.commits(whole))
+    assert len(expected) == STEPS // 2
+    data = job_of(course.repo, whole).folder
+
+    chance = random.Random(size)
+    plan = course.begin()
+    for number in range(rounds + 1):
+        before = course.commits(plan)
+        if number:
+            plan = plan_resume(course.repo, plan.run)
+        pids = course.work(plan, data)
+        if number < rounds:
+            time.sleep(usual * chance.random() * 3 / rounds)
+            for pid in pids if chance.random() < 0.5 else [chance.choice(pids)]:
+                os.kill(pid, signal.SIGKILL)
+        ends = [forks.wait(pid) for pid in pids]
+        assert course.commits(plan)[: len(before)] == before
+        course.check_pair(plan)
+    assert ends == [0] * size
+    assert course.digests(course.commits(plan)) == expected
+
+
+def test_a_killed_launcher_is_resumed(project: Any, forks: Forks, waiting: Any) -> None:
+    course = Course(project, forks, 2)
+    whole = course.begin()
+    assert [forks.wait(pid) for pid in course.work(whole)] == [0, 0]
+    options = [word for option in OPTIONS for word in ("--set", option)]
+    run = project.start(*options, "--branch", "half")
+    waiting(lambda: project.work.run("git", "rev-parse", "half").returncode == 0 or run.poll() is not None)
+    (id,) = (one["id"] for one in records(project) if one["branch"] == "half")
+    assert "is still running" in project.refused("train", "--resume", id)
+    run.kill()
+    run.communicate(timeout=60)
+    assert [one["state"] for one in records(project) if one["id"] == id] == ["failed"]
+    there = project.git("rev-list", "--reverse", "main..half").split()
+
+    after = project.train("--resume", id)
+
+    assert (after["state"], after["id"], after["step"]) == ("finished", id, STEPS)
+    made = [checkpoint["commit"] for checkpoint in after["checkpoints"]]
+    assert made == project.git("rev-list", "--reverse", "main..half").split()
+    assert made[: len(there)] == there
+    assert course.digests(made) == course.digests(course.commits(whole))
+    log = project.git("show", f"refs/gru/runs/{id}/record:metrics.jsonl").splitlines()
+    events = [json.loads(line) for line in log]
+    assert [event["commit"] for event in events if "commit" in event] == made
+    assert sum("resumed after step" in event.get("message", "") for event in events) == 1
+    assert "is finished" in project.refused("train", "--resume", id)
+
+
+def records(project: Any) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(project.gru("runs", "list", "--json").stdout)["runs"]
+    return found
+
+
+def test_a_branch_that_somebody_moved_is_left_alone(project: Any, forks: Forks) -> None:
+    course = Course(project, forks, 1)
+    plan = course.begin()
+    pids = course.work(plan)
+    assert [forks.wait(pid) for pid in pids] == [0]
+    made = course.commits(plan)
+    project.git("update-ref", plan.ref, plan.source)
+
+    resumed = plan_resume(course.repo, plan.run)
+
+    assert resumed.branch == f"{plan.branch}-2"
+    assert course.commits(resumed) == made
+    assert project.git("rev-parse", plan.ref).strip() == plan.source
+
+
+def test_resume_takes_nothing_else(project: Any) -> None:
+    said = project.refused("train", "--resume", "x", "--nproc", "2", status=2)
+    assert "takes source, recipe and branch from the run's record" in said
+    assert "there is no run x here" in project.refused("train", "--resume", "x")
