@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
@@ -29,9 +30,10 @@ from git_gru.git.repository import Repository
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
-from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE, prepare
+from git_gru.train.architecture import architecture_of, check_same
+from git_gru.train.corpus import prepare
 from git_gru.train.failures import collect_logs, find_cause
-from git_gru.train.job import Job
+from git_gru.train.job import Job, data_folder
 from git_gru.train.plan import Plan, forget_snapshot
 from git_gru.train.processes import worker_threads
 
@@ -78,17 +80,8 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
     """
     folder = repo.gru_dir / "runs" / plan.run
     folder.mkdir(parents=True)
-    job = Job(
-        run=plan.run,
-        folder=folder,
-        repository=repo.top,
-        source=plan.source,
-        ref=plan.ref,
-        parent_model=plan.model.digest if plan.model else None,
-        recipe=plan.recipe,
-    )
     try:
-        prepare(repo, plan.source, plan.recipe.data, folder)
+        job = _prepare(repo, plan, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         forget_snapshot(repo, plan.run)
@@ -101,10 +94,27 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
         raise
     finally:
         if keep_logs:  # but not the data, which the commit holds
-            for name in (TRAIN_FILE, VALIDATION_FILE):
-                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(job.data, ignore_errors=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _prepare(repo: Repository, plan: Plan, folder: Path) -> Job:
+    """The data, and with their facts the job."""
+    facts = prepare(repo, plan.source, plan.recipe.data, data_folder(folder), plan.known)
+    architecture = architecture_of(plan.recipe.model, facts)
+    if plan.known is not None:
+        check_same(architecture, plan.known, where=f"{plan.source[:10]}:{plan.recipe.model.path}")
+    return Job(
+        run=plan.run,
+        folder=folder,
+        repository=repo.top,
+        source=plan.source,
+        ref=plan.ref,
+        parent_model=plan.model.digest if plan.model else None,
+        recipe=plan.recipe,
+        architecture=architecture,
+    )
 
 
 def fast_forward(repo: Repository, plan: Plan) -> bool:

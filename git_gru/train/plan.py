@@ -16,7 +16,7 @@ from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
 from git_gru.git.run_refs import record_ref, source_ref
 from git_gru.store.manifest import Manifest
-from git_gru.train.architecture import METADATA_KEY, architecture_of, check_same, parse_architecture
+from git_gru.train.architecture import METADATA_KEY, Architecture, check_recipe, parse_architecture
 from git_gru.train.recipe import DEFAULT_PATH, Recipe, RecipeError, parse_recipe
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -57,7 +57,8 @@ class Request:
 class Plan:
     """A run that may start. `source` is the full id of the commit that it starts from; `branch` is where it commits.
 
-    `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any.
+    `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any, and `known`
+    its architecture, if it says one.
     """
 
     run: str
@@ -69,6 +70,7 @@ class Plan:
     recipe: Recipe
     overrides: tuple[str, ...]
     model: Manifest | None
+    known: Architecture | None
 
     @property
     def ref(self) -> str:
@@ -138,6 +140,7 @@ def _plan_from(
         recipe=recipe,
         overrides=request.overrides,
         model=model,
+        known=_known_architecture(repo, source, recipe, model),
     )
 
 
@@ -211,7 +214,7 @@ def _require_tracked(repo: Repository, path: str, recipe_path: str) -> None:
 
 
 def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifest | None:
-    """The model at the recipe's path in the source commit, checked against the recipe; None when there is none."""
+    """The model at the recipe's path in the source commit; None when there is none."""
     path = recipe.model.path
     manifest = models_at(repo, source).get(path)
     where = f"{source[:10]}:{path}"
@@ -226,9 +229,20 @@ def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifes
         raise InputError(
             f"{where} is no safetensors file", hint="Remove it, or set model.path to another file."
         )
-    metadata = repo.store().header(manifest).metadata
-    if (
-        METADATA_KEY in metadata
-    ):  # a model from elsewhere says nothing; its shapes are checked when it is loaded
-        check_same(architecture_of(recipe.model), parse_architecture(metadata, where=where), where=where)
     return manifest
+
+
+def _known_architecture(
+    repo: Repository, source: str, recipe: Recipe, model: Manifest | None
+) -> Architecture | None:
+    """What the model in the source commit says of itself, checked against the recipe.
+
+    A model from elsewhere says nothing; its shapes are checked when it is loaded.
+    """
+    metadata = {} if model is None else repo.store().header(model).metadata
+    if METADATA_KEY not in metadata:
+        return None
+    where = f"{source[:10]}:{recipe.model.path}"
+    found = parse_architecture(metadata, where=where)
+    check_recipe(recipe.model, found, where=where)
+    return found

@@ -23,7 +23,7 @@ from git_gru.git.repository import Repository
 from git_gru.runs.metrics import Event, EventWriter
 from git_gru.runs.trailers import CheckpointInfo, checkpoint_message
 from git_gru.store.ingest import ingest_tensors
-from git_gru.train.architecture import architecture_of, metadata_of
+from git_gru.train.architecture import metadata_of
 from git_gru.train.job import Job
 from git_gru.train.weights import TensorData
 
@@ -115,7 +115,7 @@ class CommitRecorder:
     def _commit(self, event: Event, tensors: list[TensorData]) -> None:
         """Stores the weights, commits them onto the run's branch, and tells of it."""
         recipe = self._job.recipe
-        manifest = ingest_tensors(self._repo.store(), tensors, metadata_of(architecture_of(recipe.model)))
+        manifest = ingest_tensors(self._repo.store(), tensors, metadata_of(self._job.architecture))
         info = CheckpointInfo(
             run=self._job.run, step=event.step, metrics=event.validation, parent_model=self._job.parent_model
         )

@@ -6,6 +6,7 @@ Each window starts from a zero state. The loss is cross-entropy in nats per byte
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from git_gru.train.architecture import Architecture
-from git_gru.train.corpus import Windows, open_windows
+from git_gru.train.corpus.text import Windows, open_windows, split_file
+from git_gru.train.recipe import DataRecipe
 from git_gru.train.sharding import Indices
+from git_gru.train.tasks.task import Batch
 
 
 class GruLanguageModel(nn.Module):
@@ -52,13 +55,15 @@ class TextSamples:
     def __len__(self) -> int:
         return len(self._windows)
 
-    def batch(self, indices: Indices) -> torch.Tensor:
+    def batch(self, indices: Indices) -> tuple[torch.Tensor]:
         """The windows `indices`."""
-        return torch.from_numpy(self._windows.gather(indices)).long()
+        return (torch.from_numpy(self._windows.gather(indices)).long(),)
 
 
 class LanguageModelTask:
     """Next-byte prediction; see the module's docstring."""
+
+    measures: tuple[str, ...] = ("loss",)
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
@@ -68,15 +73,27 @@ class LanguageModelTask:
         sizes = {key: self.architecture[key] for key in ("symbols", "embedding", "hidden", "layers", "tied")}
         return GruLanguageModel(**sizes, dropout=dropout)
 
-    def samples(self, file: Path, window: int) -> TextSamples:
+    def samples(self, folder: Path, split: str, recipe: DataRecipe) -> TextSamples:
         """The windows of a prepared text."""
-        return TextSamples(open_windows(file, window))
+        return TextSamples(open_windows(split_file(folder, split), recipe.window))
 
-    def loss(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
+    def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         """Cross-entropy summed over the bytes of int64 [n, window + 1], in nats."""
-        logits, _ = network(batch[:, :-1])
-        return functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+        (symbols,) = batch
+        logits, _ = network(symbols[:, :-1])
+        return functional.cross_entropy(
+            logits.float().flatten(0, 1), symbols[:, 1:].flatten(), reduction="sum"
+        )
 
-    def metrics(self, mean_loss: float) -> dict[str, float]:
-        """Perplexity per byte, and bits per byte."""
-        return {"perplexity": math.exp(min(mean_loss, 700.0)), "bits_per_byte": mean_loss / math.log(2)}
+    def measure(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        """The loss."""
+        return self.loss(network, batch).reshape(1)
+
+    def metrics(self, means: Sequence[float]) -> dict[str, float]:
+        """The loss, perplexity per byte, and bits per byte."""
+        (loss,) = means
+        return {
+            "val_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_byte": loss / math.log(2),
+        }
