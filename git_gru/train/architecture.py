@@ -7,6 +7,7 @@ of each task. Free of torch.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -49,6 +50,26 @@ def text(value: Any) -> bool:
     return isinstance(value, str)
 
 
+def names(value: Any) -> bool:
+    """A list of texts, each once."""
+    return isinstance(value, list) and all(map(text, value)) and len(set(value)) == len(value)
+
+
+def scaling(value: Any) -> bool:
+    """Series → `mean` and `std`, as many numbers each (`corpus.series`)."""
+    return isinstance(value, dict) and all(
+        isinstance(one, dict)
+        and all(_numbers(one.get(key)) for key in ("mean", "std"))
+        and len(one["mean"]) == len(one["std"])
+        and min(one["std"], default=1) > 0
+        for one in value.values()
+    )
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, list) and all(type(one) is float and math.isfinite(one) for one in value)
+
+
 _LAYERS = {"hidden": Key(valid=whole(65536)), "layers": Key(valid=whole(64))}
 
 KEYS: dict[tuple[str, str], dict[str, Key]] = {
@@ -57,6 +78,22 @@ KEYS: dict[tuple[str, str], dict[str, Key]] = {
         "embedding": Key(valid=whole(65536)),
         **_LAYERS,
         "tied": Key(valid=flag),
+    },
+    ("gru", "forecaster"): {
+        **_LAYERS,
+        "bidirectional": Key(valid=flag),
+        "window": Key(valid=whole(1 << 20), section="data"),
+        "horizon": Key(valid=whole(1 << 16), section="data"),
+        "targets": Key(valid=names, section="data"),
+        "exogenous": Key(valid=names, section="data"),
+        "scaling": Key(valid=scaling, section=None),
+    },
+    ("gru", "classifier"): {
+        "symbols": Key(valid=whole(1 << 24), section="data"),
+        "classes": Key(valid=names, section="data"),
+        "embedding": Key(valid=whole(65536)),
+        **_LAYERS,
+        "bidirectional": Key(valid=flag),
     },
 }
 """By kind and task: the keys besides these two."""

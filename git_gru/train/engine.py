@@ -26,7 +26,7 @@ from git_gru.train.job import Job
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import BatchPlan, share
+from git_gru.train.sharding import batch_plan, share
 from git_gru.train.sync import build_strategy
 from git_gru.train.tasks import Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
@@ -69,7 +69,7 @@ class Engine:
         self._optimizer = build_optimizer(self._network, recipe.train, world.device)
         self._train: Samples = self._task.samples(job.data, TRAIN, recipe.data)
         self._validation: Samples = self._task.samples(job.data, VALIDATION, recipe.data)
-        self._batches = BatchPlan(samples=len(self._train), batch=recipe.train.batch, seed=recipe.train.seed)
+        self._batches = batch_plan(recipe, samples=len(self._train))
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
 

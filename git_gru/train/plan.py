@@ -17,7 +17,8 @@ from git_gru.git.revisions import models_at, resolve_commit
 from git_gru.git.run_refs import record_ref, source_ref
 from git_gru.store.manifest import Manifest
 from git_gru.train.architecture import METADATA_KEY, Architecture, check_recipe, parse_architecture
-from git_gru.train.recipe import DEFAULT_PATH, Recipe, RecipeError, parse_recipe
+from git_gru.train.recipe import DEFAULT_PATH, Recipe, parse_recipe
+from git_gru.train.section import RecipeError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 

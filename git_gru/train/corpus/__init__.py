@@ -15,17 +15,21 @@ from typing import Any
 
 from git_gru.git.commits import worktree
 from git_gru.git.repository import Repository
-from git_gru.train.corpus import text
+from git_gru.train.corpus import labelled, series, text
 from git_gru.train.corpus.files import CommitFiles, DataError
 from git_gru.train.recipe import DataRecipe
 
-__all__ = ["TRAIN", "VALIDATION", "DataError", "Facts", "prepare"]
+__all__ = ["TRAIN", "VALIDATION", "DataError", "Facts", "commit_series", "prepare"]
 
 TRAIN, VALIDATION = "train", "validation"
 
 Facts = Mapping[str, Any]
 
-PREPARERS: dict[str, Callable[[CommitFiles, DataRecipe, Path, Facts | None], Facts]] = {"text": text.prepare}
+PREPARERS: dict[str, Callable[[CommitFiles, DataRecipe, Path, Facts | None], Facts]] = {
+    "text": text.prepare,
+    "series": series.prepare,
+    "labelled": labelled.prepare,
+}
 
 
 def prepare(
@@ -35,3 +39,9 @@ def prepare(
     target.mkdir(parents=True, exist_ok=True)
     with worktree(repo, commit, weights=False) as place:
         return PREPARERS[recipe.kind](CommitFiles(repo, commit, place), recipe, target, known)
+
+
+def commit_series(repo: Repository, commit: str, recipe: DataRecipe) -> list[series.Series]:
+    """The series of a commit's data, as they are. Raises `DataError`."""
+    with worktree(repo, commit, weights=False) as place:
+        return series.read_series(CommitFiles(repo, commit, place), recipe)

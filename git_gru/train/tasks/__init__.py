@@ -2,12 +2,18 @@
 
 from git_gru.errors import InputError
 from git_gru.train.architecture import Architecture
+from git_gru.train.tasks.classifier import ClassifierTask
+from git_gru.train.tasks.forecaster import ForecasterTask
 from git_gru.train.tasks.language_model import LanguageModelTask
 from git_gru.train.tasks.task import Batch, Samples, Task, moved
 
 __all__ = ["TASKS", "Batch", "Samples", "Task", "moved", "task_of"]
 
-TASKS: dict[tuple[str, str], type[Task]] = {("gru", "language-model"): LanguageModelTask}
+TASKS: dict[tuple[str, str], type[Task]] = {
+    ("gru", "language-model"): LanguageModelTask,
+    ("gru", "forecaster"): ForecasterTask,
+    ("gru", "classifier"): ClassifierTask,
+}
 
 
 def task_of(architecture: Architecture) -> Task:

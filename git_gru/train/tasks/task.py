@@ -33,10 +33,15 @@ class Samples(Protocol):
 
 
 class Task(Protocol):
-    """See the module's docstring. `measures` names what `measure` sums up, the loss first."""
+    """See the module's docstring. `measures` names what `measure` sums up, the loss first.
+
+    `carried` is what training takes along from one batch to the next, by the rows of this rank's batch; most tasks take nothing.
+    It belongs to what a resume needs.
+    """
 
     architecture: Architecture
     measures: tuple[str, ...]
+    carried: dict[str, torch.Tensor]
 
     def build(self, *, dropout: float = 0.0) -> nn.Module:
         """The network with fresh weights (of torch's global random state)."""
