@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
     "reproduce": Verb("git_gru.cli.reproduce", _TRAIN, "Run again what made a training commit, and compare."),
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
+    "forecast": Verb("git_gru.cli.forecast", _TRAIN, "Let a model forecast its series."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
     "push": Verb("git_gru.cli.push", _TRANSFER, "Send models to a remote, without their branches."),
     "fetch": Verb("git_gru.cli.fetch", _TRANSFER, "Bring models of commits into the store."),

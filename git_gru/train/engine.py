@@ -21,17 +21,16 @@ from git_gru.errors import RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import read_model
 from git_gru.git.run_states import read_state
-from git_gru.runs.metrics import Event
-from git_gru.train.architecture import architecture_of
-from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE
+from git_gru.runs.metrics import VALIDATION_PREFIX, Event
+from git_gru.train.corpus import TRAIN, VALIDATION
 from git_gru.train.job import Job, Start
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
-from git_gru.train.resume import capture, random_states, restore
+from git_gru.train.resume import capture, rank_states, restore
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import BatchPlan, share
+from git_gru.train.sharding import batch_plan, share
 from git_gru.train.sync import build_strategy
-from git_gru.train.tasks import Samples, Task, task_of
+from git_gru.train.tasks import Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
 from git_gru.train.world import World
 
@@ -61,7 +60,7 @@ class Engine:
         self._job, self._recipe, self._world, self._recorder = job, recipe, world, recorder
         torch.use_deterministic_algorithms(recipe.train.deterministic)
         torch.manual_seed(recipe.train.seed)
-        self._task: Task = task_of(architecture_of(recipe.model))
+        self._task: Task = task_of(job.architecture)
         network = self._task.build(dropout=recipe.model.dropout)
         if job.parent_model is not None and job.start is None:
             name = f"{job.source}:{recipe.model.path}"
@@ -70,9 +69,9 @@ class Engine:
         torch.manual_seed(recipe.train.seed + 1 + world.rank)  # dropout differs by rank
         self._strategy = build_strategy(recipe.sync, self._network, world)
         self._optimizer = build_optimizer(self._network, recipe.train, world.device)
-        self._train: Samples = self._task.samples(job.folder / TRAIN_FILE, recipe.data.window)
-        self._validation: Samples = self._task.samples(job.folder / VALIDATION_FILE, recipe.data.window)
-        self._batches = BatchPlan(samples=len(self._train), batch=recipe.train.batch, seed=recipe.train.seed)
+        self._train: Samples = self._task.samples(job.data, TRAIN, recipe.data)
+        self._validation: Samples = self._task.samples(job.data, VALIDATION, recipe.data)
+        self._batches = batch_plan(recipe, samples=len(self._train))
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
         if job.start is not None:
@@ -108,7 +107,7 @@ class Engine:
         store, name = repo.store(), f"{start.commit}:{self._recipe.model.path}"
         load(self._network, store, read_model(repo, name), where=name)
         state, where = read_state(repo, start.state), f"the resume state of step {start.step}"
-        restore(self._network, self._optimizer, self._world, store, state, where=where)
+        self._task.carried = restore(self._network, self._optimizer, self._world, store, state, where=where)
 
     def _step(self, step: int) -> None:
         start = time.perf_counter()
@@ -131,7 +130,7 @@ class Engine:
         recipe, world = self._recipe.train, self._world
         mine = self._batches.indices(step)[share(recipe.batch, world.size, world.rank)]
         terms = len(mine) * self._train.terms
-        batch = self._train.batch(mine).to(world.device)
+        batch = moved(self._train.batch(mine), world.device)
         self._network.train()
         with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = self._task.loss(self._strategy.module, batch)
@@ -159,26 +158,26 @@ class Engine:
 
     def _checkpoint(self, step: int) -> None:
         metrics = self._validate(step)
-        random = random_states(self._world)
+        ranks = rank_states(self._world, self._task.carried)
         if self._recorder is not None:
             network, optimizer, dtype = self._network, self._optimizer, self._recipe.model.dtype
             self._recorder.checkpoint(
                 step,
                 lambda: snapshot(network, dtype),
                 metrics,
-                lambda: capture(network, optimizer, random, dtype),
+                lambda: capture(network, optimizer, ranks, dtype),
             )
 
     def _validate(self, step: int) -> dict[str, float]:
         """The validation metrics now. Raises `DivergedError` when the loss is no number: such weights are never kept."""
         self._strategy.consolidate()
         with as_kept(self._network, self._recipe.model.dtype):
-            loss = validation_loss(self._task, self._network, self._validation, self._world)
-        if not math.isfinite(loss):
+            metrics = validate(self._task, self._network, self._validation, self._world)
+        if not math.isfinite(loss := metrics["val_loss"]):
             raise DivergedError(
                 f"the validation loss is {loss} after step {step}: lower train.lr, or set train.clip"
             )
-        return {"val_loss": loss}
+        return {name: value for name, value in metrics.items() if name.startswith(VALIDATION_PREFIX)}
 
     def _tell(self, step: int, *, validation: dict[str, float]) -> None:
         if self._recorder is not None:
@@ -199,19 +198,20 @@ def build_optimizer(network: nn.Module, recipe: TrainRecipe, device: torch.devic
 
 
 @torch.no_grad()
-def validation_loss(task: Task, network: nn.Module, samples: Samples, world: World) -> float:
-    """The mean loss per term over all `samples`, the same float on every rank, in float32 arithmetic.
+def validate(task: Task, network: nn.Module, samples: Samples, world: World) -> dict[str, float]:
+    """The task's metrics over all `samples`, the same floats on every rank, in float32 arithmetic.
 
-    Batch i falls to rank i mod size. Each batch's sum stands in its own place of one vector, the ranks' vectors are added
-    (to zeros: exact), and the vector is summed in order; so how many ranks there are makes no difference.
+    Batch i falls to rank i mod size. Each batch's sums stand in their own row of one matrix, the ranks' matrices are added
+    (to zeros: exact), and the rows are summed in order; so how many ranks there are makes no difference.
     """
     network.eval()
     batches = math.ceil(len(samples) / VALIDATION_BATCH)
-    sums = torch.zeros(batches, dtype=torch.float64)
+    sums = torch.zeros(batches, len(task.measures), dtype=torch.float64)
     for number in range(world.rank, batches, world.size):
         first = number * VALIDATION_BATCH
         indices = np.arange(first, min(first + VALIDATION_BATCH, len(samples)), dtype=np.int64)
-        sums[number] = task.loss(network, samples.batch(indices).to(world.device)).double().cpu()
+        sums[number] = task.measure(network, moved(samples.batch(indices), world.device)).double().cpu()
     world.add_up(sums)
     network.train()
-    return math.fsum(sums.tolist()) / (len(samples) * samples.terms)
+    terms = len(samples) * samples.terms
+    return task.metrics([math.fsum(column) / terms for column in sums.T.tolist()])

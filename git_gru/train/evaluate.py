@@ -13,8 +13,9 @@ import torch
 
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
-from git_gru.train.corpus import VALIDATION_FILE, prepare
-from git_gru.train.engine import validation_loss
+from git_gru.train.architecture import check_same
+from git_gru.train.corpus import VALIDATION, prepare
+from git_gru.train.engine import validate
 from git_gru.train.models import name_model, open_model
 from git_gru.train.plan import read_recipe
 from git_gru.train.processes import worker_threads
@@ -24,7 +25,7 @@ from git_gru.train.world import World, choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """A model's metrics on the validation data: `val_loss` (nats per symbol) first. `samples` were looked at."""
+    """A model's metrics on the validation data: `val_loss` first. `samples` were looked at."""
 
     name: str
     commit: str
@@ -53,8 +54,8 @@ def _evaluate(repo: Repository, text: str, recipe_path: str, overrides: tuple[st
     world = World.alone(str(choose_device(recipe.launch.device, local_rank=0, local_size=1)))
     model = open_model(repo, name, world.device)
     with tempfile.TemporaryDirectory(prefix="git-gru-eval-") as folder:
-        prepare(repo, commit, recipe.data, Path(folder))
-        samples = model.task.samples(Path(folder) / VALIDATION_FILE, recipe.data.window)
-        loss = validation_loss(model.task, model.network, samples, world)
-    metrics = {"val_loss": loss, **model.task.metrics(loss)}
+        facts = prepare(repo, commit, recipe.data, Path(folder), model.task.architecture)
+        check_same({**model.task.architecture, **facts}, model.task.architecture, where=str(name))
+        samples = model.task.samples(Path(folder), VALIDATION, recipe.data)
+        metrics = validate(model.task, model.network, samples, world)
     return Evaluation(name=text, commit=commit, path=name.path, samples=len(samples), metrics=metrics)

@@ -9,9 +9,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from git_gru.git.run_folders import AGENT_LOG, STOP
+from git_gru.train.architecture import Architecture
 from git_gru.train.recipe import Recipe, recipe_of
 
 JOB_FILE = "job.json"
+
+
+def data_folder(run: Path) -> Path:
+    """Where the prepared data stands in a run's folder."""
+    return run / "data"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +36,8 @@ class Job:
     """A run, as its workers see it. `folder` and `repository` are absolute; `source` is the full id of a commit.
 
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
-    seeded weights. `ref` is the full name of the branch that checkpoints go to. `start` is None for a run from the
-    beginning; one with `until` ends after that step, as if it had been asked to stop there.
+    seeded weights. `ref` is the full name of the branch that checkpoints go to. `architecture` is the network of recipe and data.
+    `start` is None for a run from the beginning; one with `until` ends after that step, as if it had been asked to stop there.
     """
 
     run: str
@@ -41,8 +47,14 @@ class Job:
     ref: str
     parent_model: str | None
     recipe: Recipe
+    architecture: Architecture
     start: Start | None = None
     until: int | None = None
+
+    @property
+    def data(self) -> Path:
+        """The folder of the prepared data."""
+        return data_folder(self.folder)
 
     @property
     def events(self) -> Path:

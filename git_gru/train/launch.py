@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import metadata
+from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Protocol
 
@@ -30,11 +31,13 @@ from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
-from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE, prepare
+from git_gru.train.architecture import Architecture, architecture_of, check_same
+from git_gru.train.corpus import prepare
 from git_gru.train.failures import collect_logs, find_cause
-from git_gru.train.job import Job
+from git_gru.train.job import Job, data_folder
 from git_gru.train.plan import Plan, forget_snapshot
 from git_gru.train.processes import worker_threads
+from git_gru.train.recipe import Recipe
 from git_gru.train.sharing import Publisher, publishing
 
 POLL_SECONDS = 0.1
@@ -92,10 +95,9 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
 
 def run_held(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
     """As `run_plan`, for a caller who holds the run's lock already."""
-    job = job_of(repo, plan)
-    folder = job.folder
+    folder = run_folder(repo, plan.run)
     try:
-        prepare(repo, plan.source, plan.recipe.data, folder)
+        job = job_of(repo, plan)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         if plan.before is None:
@@ -113,22 +115,34 @@ def run_held(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
         if publisher is not None and publisher.failure is not None:
             watcher.event(Event(time=time.time(), step=publisher.step, message=publisher.failure))
         if keep_logs:  # but not the data, which the commit holds
-            for name in (TRAIN_FILE, VALIDATION_FILE):
-                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(job.data, ignore_errors=True)
         else:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def prepare_data(
+    repo: Repository, source: str, recipe: Recipe, known: Architecture | None, folder: Path
+) -> Architecture:
+    """Prepares the data of the commit `source` in a run's folder; gives the network that they and the recipe ask for."""
+    facts = prepare(repo, source, recipe.data, data_folder(folder), known)
+    architecture = architecture_of(recipe.model, facts)
+    if known is not None:
+        check_same(architecture, known, where=f"{source[:10]}:{recipe.model.path}")
+    return architecture
+
+
 def job_of(repo: Repository, plan: Plan) -> Job:
-    """What the workers are told of a planned run."""
+    """Prepares the data; returns what the workers are told of a planned run."""
+    folder = run_folder(repo, plan.run)
     return Job(
         run=plan.run,
-        folder=run_folder(repo, plan.run),
+        folder=folder,
         repository=repo.top,
         source=plan.source,
         ref=plan.ref,
         parent_model=plan.model.digest if plan.model else None,
         recipe=plan.recipe,
+        architecture=prepare_data(repo, plan.source, plan.recipe, plan.known, folder),
         start=plan.start,
     )
 

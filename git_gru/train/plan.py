@@ -18,9 +18,10 @@ from git_gru.git.run_refs import record_ref, source_ref
 from git_gru.git.sources import push_url
 from git_gru.runs.record import RunRecord
 from git_gru.store.manifest import Manifest
-from git_gru.train.architecture import METADATA_KEY, architecture_of, check_same, parse_architecture
+from git_gru.train.architecture import METADATA_KEY, Architecture, check_recipe, parse_architecture
 from git_gru.train.job import Start
-from git_gru.train.recipe import DEFAULT_PATH, Recipe, RecipeError, parse_recipe
+from git_gru.train.recipe import DEFAULT_PATH, Recipe, parse_recipe
+from git_gru.train.section import RecipeError
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -61,9 +62,9 @@ class Request:
 class Plan:
     """A run that may start. `source` is the full id of the commit that it starts from; `branch` is where it commits.
 
-    `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any.
-    `before` is the record of the run that goes on with this, None for a new one, and `start` the checkpoint that it goes on
-    from, None when that is the source. `push` is the remote that the run is pushed to, if any.
+    `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any, and `known`
+    its architecture, if it says one. `before` is the record of the run that goes on with this, None for a new one, and `start`
+    the checkpoint that it goes on from, None when that is the source. `push` is the remote that the run is pushed to, if any.
     """
 
     run: str
@@ -75,6 +76,7 @@ class Plan:
     recipe: Recipe
     overrides: tuple[str, ...]
     model: Manifest | None
+    known: Architecture | None
     before: RunRecord | None = None
     start: Start | None = None
     push: str | None = None
@@ -149,6 +151,7 @@ def _plan_from(
         recipe=recipe,
         overrides=request.overrides,
         model=model,
+        known=known_architecture(repo, source, recipe),
         push=request.push,
     )
 
@@ -223,7 +226,7 @@ def _require_tracked(repo: Repository, path: str, recipe_path: str) -> None:
 
 
 def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifest | None:
-    """The model at the recipe's path in the source commit, checked against the recipe; None when there is none."""
+    """The model at the recipe's path in the source commit; None when there is none."""
     path = recipe.model.path
     manifest = models_at(repo, source).get(path)
     where = f"{source[:10]}:{path}"
@@ -238,9 +241,19 @@ def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifes
         raise InputError(
             f"{where} is no safetensors file", hint="Remove it, or set model.path to another file."
         )
-    metadata = repo.store().header(manifest).metadata
-    if (
-        METADATA_KEY in metadata
-    ):  # a model from elsewhere says nothing; its shapes are checked when it is loaded
-        check_same(architecture_of(recipe.model), parse_architecture(metadata, where=where), where=where)
     return manifest
+
+
+def known_architecture(repo: Repository, commit: str, recipe: Recipe) -> Architecture | None:
+    """What the model in a commit says of itself, checked against the recipe; None where there is no model.
+
+    A model from elsewhere says nothing; its shapes are checked when it is loaded.
+    """
+    model = models_at(repo, commit).get(recipe.model.path)
+    metadata = {} if model is None else repo.store().header(model).metadata
+    if METADATA_KEY not in metadata:
+        return None
+    where = f"{commit[:10]}:{recipe.model.path}"
+    found = parse_architecture(metadata, where=where)
+    check_recipe(recipe.model, found, where=where)
+    return found

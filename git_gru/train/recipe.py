@@ -7,75 +7,19 @@ the file is known.
 
 import dataclasses
 import difflib
-import math
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_type_hints
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from git_gru.errors import InputError
+from git_gru.train.section import RecipeError, Rule, Section
+from git_gru.train.section import key as _key
+from git_gru.train.section import required as _required
 
 DEFAULT_PATH = "gru.toml"
 
-
-class RecipeError(InputError):
-    """A recipe that cannot be used; the message starts with the file and names the key."""
-
-    def __init__(self, problem: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(f"{where}: {problem}" if where else problem, hint=hint)
-        self.problem = problem
-
-
-@dataclass(frozen=True)
-class Rule:
-    """What a key's value must satisfy beyond its type, and what the key means."""
-
-    help: str
-    least: float | None = None
-    above: float | None = None
-    most: float | None = None
-    below: float | None = None
-    choices: tuple[str, ...] = ()
-
-    def problem(self, value: object) -> str | None:
-        """What is wrong with `value` (already of the right type), or None."""
-        if self.choices and value not in self.choices:
-            return f"must be {_one_of(self.choices)}, not {value!r}"
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"must be a finite number, not {value}"
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            if self.least is not None and value < self.least:
-                return f"must be at least {self.least:g}, not {value}"
-            if self.above is not None and value <= self.above:
-                return f"must be more than {self.above:g}, not {value}"
-            if self.most is not None and value > self.most:
-                return f"must be at most {self.most:g}, not {value}"
-            if self.below is not None and value >= self.below:
-                return f"must be less than {self.below:g}, not {value}"
-        return None
-
-
-def _key(default: Any, help: str, **rule: Any) -> Any:
-    return field(default=default, metadata={"rule": Rule(help, **rule)})
-
-
-def _required(help: str, **rule: Any) -> Any:
-    return field(metadata={"rule": Rule(help, **rule)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """One table of the recipe. Making one checks the type and the rule of every key; raises `RecipeError`."""
-
-    name: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        types = get_type_hints(type(self))
-        for item in dataclasses.fields(self):
-            value = _typed(getattr(self, item.name), types[item.name], f"{self.name}.{item.name}")
-            object.__setattr__(self, item.name, value)
-            if problem := item.metadata["rule"].problem(value):
-                raise RecipeError(f"{self.name}.{item.name} {problem}")
+TASK_DATA = {"language-model": "text", "forecaster": "series", "classifier": "labelled"}
+"""The kind of data that each task learns from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +32,23 @@ class ModelRecipe(Section):
         "model.safetensors", "file of the model in the commit; when it is there, training starts from it"
     )
     kind: str = _key("gru", "the network", choices=("gru",))
-    task: str = _key("language-model", "what it learns to do", choices=("language-model",))
-    embedding: int = _key(64, "size of a symbol's embedding", least=1, most=65536)
-    hidden: int = _key(256, "hidden units of a layer", least=1, most=65536)
+    task: str = _key("language-model", "what it learns to do", choices=tuple(TASK_DATA))
+    embedding: int = _key(64, "size of a symbol's embedding (not for forecasters)", least=1, most=65536)
+    hidden: int = _key(256, "hidden units of a layer, in each direction", least=1, most=65536)
     layers: int = _key(1, "stacked GRU layers", least=1, most=64)
+    bidirectional: bool = _key(False, "read in both directions (forecaster and classifier)")
     dropout: float = _key(0.0, "share of units dropped between layers while training", least=0, below=1)
-    tied: bool = _key(False, "the output layer uses the embedding's weights (needs embedding = hidden)")
+    tied: bool = _key(
+        False, "language model: the output layer uses the embedding's weights (needs embedding = hidden)"
+    )
     dtype: str = _key("fp32", "how weights are kept in commits", choices=("fp32", "bf16"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.bidirectional and self.task == "language-model":
+            raise RecipeError("model.bidirectional: a language model must not read what it is to predict")
+        if self.tied and self.task != "language-model":
+            raise RecipeError(f'model.tied is for language models, and model.task is "{self.task}"')
         if self.tied and self.embedding != self.hidden:
             raise RecipeError(
                 f"model.tied needs model.embedding = model.hidden, and they are {self.embedding} and {self.hidden}"
@@ -113,18 +64,71 @@ class DataRecipe(Section):
 
     name: ClassVar[str] = "data"
 
-    kind: str = _key("text", "what the files hold; `text`: bytes", choices=("text",))
+    kind: str = _key("text", "what the files hold", choices=tuple(TASK_DATA.values()))
     files: tuple[str, ...] = _required("globs over the commit's files (`**` crosses folders)")
-    window: int = _key(64, "symbols of a sample", least=1, most=1 << 20)
-    validation: float = _key(0.05, "share at the end of every file kept for validation", above=0, most=0.5)
+    window: int = _key(
+        64,
+        "text: symbols of a sample; series: rows that a forecast looks back on; labelled: bytes of a sequence, "
+        "longer ones are cut",
+        least=1,
+        most=1 << 20,
+    )
+    validation: float = _key(
+        0.05,
+        "share kept for validation. Text: the end of every file; series: the last rows; labelled: chosen by a hash",
+        above=0,
+        most=0.5,
+    )
     validation_files: tuple[str, ...] = _key(
         (), "globs of the files kept for validation, in place of `validation`; they are never trained on"
     )
+    stateful: bool = _key(
+        False,
+        "text: a batch is so many streams through the text, and the state is carried from window to window",
+        only="text",
+    )
+    targets: tuple[str, ...] = _key((), "series: the columns to forecast", only="series")
+    exogenous: tuple[str, ...] = _key(
+        (), "series: columns that are looked back on, and not forecast", only="series"
+    )
+    time: str = _key(
+        "", "series: the column of the time (numbers or ISO dates), which must rise", only="series"
+    )
+    series: str = _key(
+        "", "series: the column that names the series of a row; without it every file is one", only="series"
+    )
+    horizon: int = _key(1, "series: rows to forecast", least=1, most=1 << 16, only="series")
+    season: int = _key(
+        1,
+        "series: rows of a season; the naive forecast to compare with repeats the last one",
+        least=1,
+        most=1 << 16,
+        only="series",
+    )
+    text: str = _key("text", "labelled: the column (CSV) or key (JSONL) of the sequence", only="labelled")
+    label: str = _key("label", "labelled: the column or key of the label", only="labelled")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.files:
             raise RecipeError("data.files must name at least one glob")
+        if self.kind == "series":
+            self._check_series()
+
+    def _check_series(self) -> None:
+        if not self.targets:
+            raise RecipeError('data.kind = "series" needs data.targets, the columns to forecast')
+        columns = (*self.targets, *self.exogenous, *filter(None, (self.time, self.series)))
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise RecipeError(
+                f"data.targets, data.exogenous, data.time and data.series name {twice[0]!r} twice"
+            )
+        if self.season > self.window:
+            raise RecipeError(
+                f"data.season is {self.season}, and data.window, of {self.window} rows, must hold a whole season"
+            )
+        if self.validation_files:
+            raise RecipeError("data.validation_files: series are split by time; use data.validation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +193,12 @@ class Recipe:
     train: TrainRecipe
     sync: SyncRecipe
     launch: LaunchRecipe
+
+    def __post_init__(self) -> None:
+        if self.data.kind != (wanted := TASK_DATA[self.model.task]):
+            raise RecipeError(
+                f'model.task = "{self.model.task}" learns from data.kind = "{wanted}", not "{self.data.kind}"'
+            )
 
     def as_json(self) -> dict[str, dict[str, Any]]:
         """The recipe as plain values, defaults filled in; `recipe_of` makes the same recipe of it."""
@@ -278,28 +288,6 @@ def _override(table: dict[str, Any], override: str) -> None:
     place[name] = value
 
 
-def _typed(value: object, kind: object, key: str) -> object:
-    """`value` as a `kind` (a whole number is a float too, one text a list of texts); raises `RecipeError`."""
-    if kind == tuple[str, ...]:
-        items = (value,) if isinstance(value, str) else value
-        if isinstance(items, list | tuple) and all(isinstance(item, str) and item for item in items):
-            return tuple(items)
-        raise RecipeError(f"{key} must be a list of texts, not {value!r}")
-    if kind is bool and isinstance(value, bool):
-        return value
-    if kind is int and isinstance(value, int) and not isinstance(value, bool):
-        return value
-    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except OverflowError:
-            raise RecipeError(f"{key} must be a finite number, not {value}") from None
-    if kind is str and isinstance(value, str):
-        return value
-    wanted = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    raise RecipeError(f"{key} must be {wanted[kind]}, not {value!r}")  # type: ignore[index]
-
-
 def _nearest_key(section: str, key: str) -> str:
     here = [f"{section}.{item.name}" for item in dataclasses.fields(SECTIONS[section])]
     there = [f"{name}.{item.name}" for name, other in SECTIONS.items() for item in dataclasses.fields(other)]
@@ -310,11 +298,6 @@ def _nearest_key(section: str, key: str) -> str:
 def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
-
-
-def _one_of(choices: Sequence[str]) -> str:
-    quoted = [f'"{choice}"' for choice in choices]
-    return quoted[0] if len(quoted) == 1 else f"{', '.join(quoted[:-1])} or {quoted[-1]}"
 
 
 def _toml(value: object) -> str:

@@ -24,7 +24,7 @@ from git_gru.git.run_states import keep_state
 from git_gru.runs.metrics import Event, EventWriter
 from git_gru.runs.trailers import CheckpointInfo, checkpoint_message
 from git_gru.store.ingest import ingest_tensors
-from git_gru.train.architecture import architecture_of, metadata_of
+from git_gru.train.architecture import metadata_of
 from git_gru.train.job import Job
 from git_gru.train.weights import TensorData
 
@@ -133,7 +133,7 @@ class CommitRecorder:
         """Stores the weights, commits them onto the run's branch, and tells of it."""
         job, recipe, event = self._job, self._job.recipe, item.event
         store = self._repo.store()
-        manifest = ingest_tensors(store, item.weights, metadata_of(architecture_of(recipe.model)))
+        manifest = ingest_tensors(store, item.weights, metadata_of(job.architecture))
         state = None if item.state is None else ingest_tensors(store, item.state, {"format": "pt"})
         info = CheckpointInfo(
             run=job.run,

@@ -21,11 +21,10 @@ from git_gru.runs.trailers import CheckpointInfo, parse_checkpoint
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
 from git_gru.tensors.diff import TensorComparison
-from git_gru.train.corpus import prepare
 from git_gru.train.failures import find_cause
 from git_gru.train.job import Job, Start
-from git_gru.train.launch import Watcher, environment, follow_agent
-from git_gru.train.plan import require_torch
+from git_gru.train.launch import Watcher, environment, follow_agent, prepare_data
+from git_gru.train.plan import known_architecture, require_torch
 from git_gru.train.recipe import recipe_of
 
 _NAME = "reproduce-"
@@ -90,10 +89,9 @@ def reproduce(repo: Repository, segment: Segment, watcher: Watcher) -> Reproduct
     require_torch()
     _sweep(repo)
     run = f"{_NAME}{segment.commit[:10]}-{os.getpid()}"
-    job = _job(repo, segment, run)
-    with hold(job.folder, LAUNCHER):
+    with hold(run_folder(repo, run), LAUNCHER):
         try:
-            prepare(repo, job.source, job.recipe.data, job.folder)
+            job = _job(repo, segment, run)
             if segment.start is not None:
                 repo.git("update-ref", job.ref, segment.start.commit)
             ended = follow_agent(job, watcher, lambda event: None)
@@ -108,15 +106,19 @@ def reproduce(repo: Repository, segment: Segment, watcher: Watcher) -> Reproduct
 
 
 def _job(repo: Repository, segment: Segment, run: str) -> Job:
-    record = segment.record
+    """Prepares the data; returns what the workers are told."""
+    record, folder = segment.record, run_folder(repo, run)
+    recipe = recipe_of(record.recipe, where=f"the recipe of the run {record.id}")
+    known = known_architecture(repo, segment.commit, recipe)  # its tokenizer or scaling among it
     return Job(
         run=run,
-        folder=run_folder(repo, run),
+        folder=folder,
         repository=repo.top,
         source=record.source,
         ref=f"{PREFIX}{run}/reproduced",
         parent_model=record.parent_model,
-        recipe=recipe_of(record.recipe, where=f"the recipe of the run {record.id}"),
+        recipe=recipe,
+        architecture=prepare_data(repo, record.source, recipe, known, folder),
         start=segment.start,
         until=segment.step,
     )

@@ -2,10 +2,13 @@
 
     optimizer.<parameter>.<key>   the optimizer's state, as it names it (`exp_avg`, `step`, …)
     random.<rank>.cpu, .cuda      the random state of torch's generators on each rank, U8
+    carried.<rank>.<key>          what the task carries from one batch of the rank to the next (`Task.carried`)
     weights.<name>                the weights as training has them, where a commit keeps them in fewer bits
 
 The position in the data, the learning rate and the epoch are functions of the step, which the checkpoint's message names.
 """
+
+from collections.abc import Mapping
 
 import torch
 from torch import nn
@@ -16,27 +19,28 @@ from git_gru.store.store import Store
 from git_gru.train.weights import RECIPE_DTYPES, TensorData, copied, loaded
 from git_gru.train.world import World
 
-_OPTIMIZER, _RANDOM, _WEIGHTS = "optimizer.", "random.", "weights."
+_OPTIMIZER, _RANDOM, _CARRIED, _WEIGHTS = "optimizer.", "random.", "carried.", "weights."
 
 
 class ResumeError(InputError):
     """A resume state that does not fit the run."""
 
 
-def random_states(world: World) -> dict[str, torch.Tensor]:
-    """The random states of all ranks by their names, the same on every rank. A collective: every rank calls it."""
-    states = {"cpu": torch.get_rng_state()}
+def rank_states(world: World, carried: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What each rank has of its own, by names, the same on every rank. A collective: every rank calls it."""
+    states = {(_RANDOM, "cpu"): torch.get_rng_state()}
     if world.device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(world.device)
+        states[_RANDOM, "cuda"] = torch.cuda.get_rng_state(world.device)
+    states |= {(_CARRIED, key): value.cpu() for key, value in carried.items()}
     return {
-        f"{_RANDOM}{rank}.{kind}": state
-        for kind, own in states.items()
+        f"{kind}{rank}.{key}": state
+        for (kind, key), own in states.items()
         for rank, state in enumerate(world.gather(own))
     }
 
 
 def capture(
-    network: nn.Module, optimizer: torch.optim.Optimizer, random: dict[str, torch.Tensor], dtype: str
+    network: nn.Module, optimizer: torch.optim.Optimizer, ranks: Mapping[str, torch.Tensor], dtype: str
 ) -> list[TensorData]:
     """A copy of all that a resume needs beside the weights of a commit that keeps them as `dtype` (`fp32`, `bf16`)."""
     state = [
@@ -45,7 +49,7 @@ def capture(
         for key, value in optimizer.state.get(parameter, {}).items()
         if value is not None
     ]
-    state += [copied(name, value) for name, value in random.items()]
+    state += [copied(name, value) for name, value in ranks.items()]
     if RECIPE_DTYPES[dtype] != "F32":
         state += [copied(f"{_WEIGHTS}{name}", value) for name, value in network.state_dict().items()]
     return state
@@ -59,8 +63,11 @@ def restore(
     state: Manifest,
     *,
     where: str,
-) -> None:
-    """Gives this rank back what `capture` took. Raises `ResumeError`, naming `where`, when it does not fit the run."""
+) -> dict[str, torch.Tensor]:
+    """Gives this rank back what `capture` took; returns what its task carried.
+
+    Raises `ResumeError`, naming `where`, when the state does not fit the run.
+    """
     workers = {name.split(".")[1] for name in state.tensors if name.startswith(_RANDOM)}
     if len(workers) != world.size:
         raise ResumeError(f"{where} is the state of {len(workers)} workers, and the run has {world.size}")
@@ -81,6 +88,12 @@ def restore(
     torch.set_rng_state(loaded(store, state, f"{_RANDOM}{world.rank}.cpu"))
     if world.device.type == "cuda":
         torch.cuda.set_rng_state(loaded(store, state, f"{_RANDOM}{world.rank}.cuda"), world.device)
+    mine = f"{_CARRIED}{world.rank}."
+    return {
+        name.removeprefix(mine): loaded(store, state, name).to(world.device)
+        for name in state.tensors
+        if name.startswith(mine)
+    }
 
 
 def _ordered(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:

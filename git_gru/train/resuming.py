@@ -23,7 +23,7 @@ from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.job import Start
 from git_gru.train.launch import Watcher, environment, run_held
-from git_gru.train.plan import Plan, require_torch
+from git_gru.train.plan import Plan, known_architecture, require_torch
 from git_gru.train.recipe import recipe_of
 
 _LAST_BREATH = 30.0
@@ -103,6 +103,7 @@ def plan_resume(repo: Repository, run: str) -> Plan:
         recipe=recipe,
         overrides=record.overrides,
         model=models_at(repo, record.source).get(recipe.model.path),
+        known=known_architecture(repo, start.commit if start else record.source, recipe),
         before=record,
         start=start,
         push=record.push,

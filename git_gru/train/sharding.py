@@ -14,6 +14,8 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from git_gru.train.recipe import Recipe
+
 Indices = npt.NDArray[np.int64]
 
 
@@ -46,6 +48,34 @@ class BatchPlan:
         long = np.arange(self.samples, dtype=np.uint64)
         random.shuffle(long)
         return long
+
+
+class StreamPlan:
+    """As `BatchPlan`, but row i of a batch goes on where row i of the batch before ended: for a state that is carried.
+
+    The samples, in order, are cut into `batch` streams, the first ones a sample longer where it does not come out even. An epoch
+    is the first sample of every stream, then the second of every stream, and so on; the next epoch follows directly. So
+    within an epoch a sample always stands `batch` places behind the one before it in its stream: in the same row.
+    """
+
+    def __init__(self, *, samples: int, batch: int) -> None:
+        self.samples = samples
+        self.batch = batch
+
+    def indices(self, step: int) -> Indices:
+        """The samples of the global batch of step `step` (from 1), in order: int64 [batch]."""
+        place = np.arange((step - 1) * self.batch, step * self.batch, dtype=np.int64) % self.samples
+        number, stream = np.divmod(place, self.batch)
+        length, longer = divmod(self.samples, self.batch)
+        first: Indices = stream * length + np.minimum(stream, longer)
+        return first + number
+
+
+def batch_plan(recipe: Recipe, *, samples: int) -> BatchPlan | StreamPlan:
+    """The plan that the recipe asks for, over `samples` samples."""
+    if recipe.data.stateful:
+        return StreamPlan(samples=samples, batch=recipe.train.batch)
+    return BatchPlan(samples=samples, batch=recipe.train.batch, seed=recipe.train.seed)
 
 
 def share(total: int, ranks: int, rank: int) -> slice:

@@ -5,6 +5,7 @@ NCCL); decisions and sums of a few numbers over a gloo group of their own, so th
 """
 
 import datetime
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -46,9 +47,16 @@ class World:
         return self.sum([float(flag)])[0] > 0 if self.size > 1 else flag
 
     def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
-        """`values` (a CPU tensor, of one shape and dtype on all ranks) of every rank, in their order, on every rank."""
+        """`values` (a CPU tensor, of one dtype and number of dimensions on all ranks) of every rank, on every rank."""
         if self.control is None or self.size == 1:
             return [values]
+        shapes = [shape.tolist() for shape in self._gather_equal(torch.tensor(values.shape))]
+        padded = values.new_zeros(max(math.prod(shape) for shape in shapes))
+        padded[: values.numel()] = values.flatten()
+        parts = self._gather_equal(padded)
+        return [part[: math.prod(shape)].reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _gather_equal(self, values: torch.Tensor) -> list[torch.Tensor]:
         parts = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(parts, values, group=self.control)
         return parts

@@ -1,4 +1,4 @@
-"""Memory does not grow with the model: adding, pushing, fetching, checking out and checking one of 270 MB. (4 GB: docs/reliability.md.)"""
+"""Memory does not grow with the model, in any step with one of 270 MB. (With one of 4 GB: docs/reliability.md.)"""
 
 import sys
 from pathlib import Path

@@ -31,7 +31,7 @@ def job(tmp_path: Path) -> Job:
     recipe = recipe_of({"data": {"files": "*"}})
     return Job(
         run="r", folder=tmp_path, repository=tmp_path, source="a" * 40, ref="refs/heads/x", parent_model=None,
-        recipe=recipe,
+        recipe=recipe, architecture={"kind": "gru", "task": "language-model"},
     )  # fmt: skip
 
 

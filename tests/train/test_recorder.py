@@ -28,6 +28,7 @@ def job(repo: Any, tmp_path: Path) -> Job:
         ref="refs/heads/gru/r",
         parent_model=None,
         recipe=recipe_of({"data": {"files": "*.txt"}}),
+        architecture={"kind": "gru", "task": "language-model"},
     )
 
 

@@ -15,7 +15,7 @@ STEPS = 6
 
 
 class Training:
-    """A network with dropout, trained on batches that follow from the step."""
+    """A network with dropout and a carried state, trained on batches that follow from the step."""
 
     def __init__(self, optimizer: str, dtype: str = "fp32", seed: int = 1) -> None:
         from git_gru.train.architecture import architecture_of
@@ -26,7 +26,7 @@ class Training:
 
         torch.manual_seed(seed)
         self.world, self.dtype = World.alone(), dtype
-        self.task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=6, layers=2)))
+        self.task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=6, layers=2), {"symbols": 256}))
         self.network = self.task.build(dropout=0.4)
         recipe = TrainRecipe(optimizer=optimizer, lr=0.05)
         self.optimizer = build_optimizer(self.network, recipe, self.world.device)
@@ -34,15 +34,16 @@ class Training:
     def train(self, first: int, last: int) -> None:
         for step in range(first, last + 1):
             batch = torch.from_numpy(np.random.default_rng(step).integers(0, 256, (3, 9)))
-            self.task.loss(self.network, batch).backward()
+            rows = torch.arange(3) * 100 + step
+            self.task.loss(self.network, (batch, rows)).backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
 
     def keep(self, store: Store) -> tuple[Any, Any]:
-        from git_gru.train.resume import capture, random_states
+        from git_gru.train.resume import capture, rank_states
         from git_gru.train.weights import snapshot
 
-        state = capture(self.network, self.optimizer, random_states(self.world), self.dtype)
+        state = capture(self.network, self.optimizer, rank_states(self.world, self.task.carried), self.dtype)
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
@@ -50,7 +51,7 @@ class Training:
         from git_gru.train.weights import load
 
         load(self.network, store, weights, where="m")
-        restore(self.network, self.optimizer, self.world, store, state, where="s")
+        self.task.carried = restore(self.network, self.optimizer, self.world, store, state, where="s")
 
     def weights(self) -> list[bytes]:
         return [tensor.numpy().tobytes() for tensor in self.network.state_dict().values()]
@@ -72,11 +73,11 @@ def test_it_goes_on_bit_for_bit(optimizer: str, dtype: str, tmp_path: Path) -> N
 
 
 def test_a_state_is_a_copy(tmp_path: Path) -> None:
-    from git_gru.train.resume import capture, random_states
+    from git_gru.train.resume import capture, rank_states
 
     training = Training("adamw")
     training.train(1, 2)
-    taken = capture(training.network, training.optimizer, random_states(training.world), "fp32")
+    taken = capture(training.network, training.optimizer, rank_states(training.world, {}), "fp32")
     before = [bytes(data) for *_, data in taken]
     training.train(3, 4)
     assert [bytes(data) for *_, data in taken] == before
@@ -86,11 +87,11 @@ def test_a_state_is_a_copy(tmp_path: Path) -> None:
 
 
 def test_the_state_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
-    from git_gru.train.resume import ResumeError, capture, random_states, restore
+    from git_gru.train.resume import ResumeError, capture, rank_states, restore
 
     store = Store.open(tmp_path)
     training = Training("adamw")
-    random = random_states(training.world)
+    random = rank_states(training.world, {})
     random["random.1.cpu"] = random["random.0.cpu"]
     state = ingest_tensors(store, capture(training.network, training.optimizer, random, "fp32"), {})
     with pytest.raises(ResumeError, match="the state of 2 workers, and the run has 1"):

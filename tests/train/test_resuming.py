@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,7 +19,6 @@ from git_gru.git.run_refs import write_record
 from git_gru.git.run_states import read_state, read_states
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.store.restore import restore
-from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE, prepare
 from git_gru.train.launch import first_record, job_of
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.resuming import plan_resume
@@ -84,16 +82,9 @@ class Course:
         write_record(self.repo, first_record(plan), b"", {})
         return plan
 
-    def work(self, plan: Plan, data: Path | None = None) -> list[int]:
-        """Starts the workers of a plan; `data` is the folder of a job that has prepared the same data."""
-        job = job_of(self.repo, plan)
-        job.folder.mkdir(parents=True, exist_ok=True)
-        if data is None:
-            prepare(self.repo, plan.source, plan.recipe.data, job.folder)
-        else:
-            for name in (TRAIN_FILE, VALIDATION_FILE):
-                shutil.copy(data / name, job.folder)
-        return self.forks.start(job.write(), self.size)
+    def work(self, plan: Plan) -> list[int]:
+        """Starts the workers of a plan."""
+        return self.forks.start(job_of(self.repo, plan).write(), self.size)
 
     def commits(self, plan: Plan) -> list[str]:
         done = self.project.work.run("git", "rev-list", "--reverse", f"{plan.source}..{plan.ref}")
@@ -132,7 +123,6 @@ def test_kills_at_any_moment_change_nothing(project: Any, forks: Forks, size: in
     usual = time.monotonic() - began
     expected = course.digests(course.commits(whole))
     assert len(expected) == STEPS // 2
-    data = job_of(course.repo, whole).folder
 
     chance = random.Random(size)
     plan = course.begin()
@@ -140,7 +130,7 @@ def test_kills_at_any_moment_change_nothing(project: Any, forks: Forks, size: in
         before = course.commits(plan)
         if number:
             plan = plan_resume(course.repo, plan.run)
-        pids = course.work(plan, data)
+        pids = course.work(plan)
         if number < rounds:
             time.sleep(usual * chance.random() * 3 / rounds)
             for pid in pids if chance.random() < 0.5 else [chance.choice(pids)]:

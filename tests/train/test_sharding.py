@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_gru.train.sharding import BatchPlan, share
+from git_gru.train.sharding import BatchPlan, StreamPlan, share
 
 samples = st.integers(1, 60)
 batches = st.integers(1, 40)
@@ -48,3 +48,18 @@ def test_seeds_and_epochs_are_shuffled_differently() -> None:
         for step in (1, 2)
     }
     assert len(orders) == 4
+
+
+@given(samples, batches)
+def test_streams_use_every_sample_once_an_epoch_and_rows_go_on(count: int, batch: int) -> None:
+    plan = StreamPlan(samples=count, batch=batch)
+    rows = np.stack([plan.indices(step) for step in range(1, 2 * -(-count // batch) + 2)])
+    line = rows.reshape(-1).tolist()
+    for epoch in range(2):
+        assert sorted(line[epoch * count : (epoch + 1) * count]) == list(range(count))
+    # within an epoch a row breaks off only where a stream begins
+    begins = {
+        sum(count // batch + (stream < count % batch) for stream in range(first)) for first in range(batch)
+    }
+    for place in range(batch, count):
+        assert line[place] == line[place - batch] + 1 or line[place] in begins

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 SCRIPT = """
 import sys
 import numpy as np, torch
-from git_gru.train.corpus import Windows
-from git_gru.train.engine import validation_loss
+from git_gru.train.corpus.text import Windows
+from git_gru.train.engine import validate
 from git_gru.train.recipe import ModelRecipe, SyncRecipe
 from git_gru.train.architecture import architecture_of
 from git_gru.train.sharding import share
@@ -31,16 +31,16 @@ strategy_name, rank, size, out = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 world = join("cpu", rank=rank, size=size, local_rank=rank, local_size=size)
 torch.manual_seed(0)
 torch.set_default_dtype(torch.float64)
-task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=8, layers=2)))
+task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=8, layers=2), {"symbols": 256}))
 network = task.build()
 text = np.random.default_rng(2).integers(0, 256, 5000, dtype=np.uint8)
-validation = validation_loss(task, network, TextSamples(Windows(text, 16)), world)
+validation = validate(task, network, TextSamples(Windows(text, 16)), world)["val_loss"]
 strategy = build_strategy(SyncRecipe(strategy=strategy_name), network, world)
 optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
 random = np.random.default_rng(1)
 for step in range(1, 4):
     batch = torch.from_numpy(random.integers(0, 256, (5, 7)))[share(5, size, rank)]
-    loss = task.loss(strategy.module, batch.long())
+    loss = task.loss(strategy.module, (batch.long(),))
     (loss * strategy.weight(6 * len(batch), 30)).backward()
     optimizer.step()
     optimizer.zero_grad()

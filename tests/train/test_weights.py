@@ -10,6 +10,7 @@ from git_gru.store.store import Store
 from git_gru.train.architecture import (
     ArchitectureError,
     architecture_of,
+    check_recipe,
     check_same,
     metadata_of,
     parse_architecture,
@@ -23,7 +24,9 @@ def network(seed: int, **keys: Any) -> Any:
     from git_gru.train.tasks import task_of
 
     torch.manual_seed(seed)
-    return task_of(architecture_of(ModelRecipe(**{"embedding": 4, "hidden": 6, **keys}))).build()
+    return task_of(
+        architecture_of(ModelRecipe(**{"embedding": 4, "hidden": 6, **keys}), {"symbols": 256})
+    ).build()
 
 
 @pytest.mark.parametrize("keys", [{}, {"layers": 2}, {"tied": True, "embedding": 6}])
@@ -81,10 +84,12 @@ def test_misfits_are_named(keys: dict[str, Any], said: str, tmp_path: Path) -> N
 
 
 def test_an_architecture_comes_back_and_differences_are_named() -> None:
-    architecture = architecture_of(ModelRecipe(hidden=32))
+    architecture = architecture_of(ModelRecipe(hidden=32), {"symbols": 256})
     assert parse_architecture(metadata_of(architecture), where="m") == architecture
     with pytest.raises(ArchitectureError, match="model.hidden is 64 in the recipe and 32 in m"):
-        check_same(architecture_of(ModelRecipe(hidden=64)), architecture, where="m")
+        check_recipe(ModelRecipe(hidden=64), architecture, where="m")
+    with pytest.raises(ArchitectureError, match="data.symbols is 300 in the recipe and 256 in m"):
+        check_same({**architecture, "symbols": 300}, architecture, where="m")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "gru"}', "[" * 5000])

@@ -2,10 +2,13 @@
 
     bytes [b, t] → embedding [b, t, E] → GRU, `layers` × hidden H → [b, t, H] → linear → logits [b, t, 256]
 
-Each window starts from a zero state. The loss is cross-entropy in nats per byte.
+The loss is cross-entropy in nats per byte. Each window starts from a zero state; with `data.stateful` a window in training that
+goes on where the one before it in the same row of the batch ended starts from that one's last state, without gradients
+through it (truncated back-propagation through time).
 """
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from git_gru.train.architecture import Architecture
-from git_gru.train.corpus import Windows, open_windows
+from git_gru.train.corpus import TRAIN
+from git_gru.train.corpus.text import Windows, open_windows, split_file
+from git_gru.train.recipe import DataRecipe
 from git_gru.train.sharding import Indices
+from git_gru.train.tasks.task import Batch
 
 
 class GruLanguageModel(nn.Module):
@@ -43,40 +49,70 @@ class GruLanguageModel(nn.Module):
 
 
 class TextSamples:
-    """Windows of a text as tensors: int64 [n, window + 1]."""
+    """Windows of a text as tensors: int64 [n, window + 1]; `numbered`, also which windows they are: int64 [n]."""
 
-    def __init__(self, windows: Windows) -> None:
-        self._windows = windows
+    def __init__(self, windows: Windows, *, numbered: bool = False) -> None:
+        self._windows, self._numbered = windows, numbered
         self.terms = windows.window
 
     def __len__(self) -> int:
         return len(self._windows)
 
-    def batch(self, indices: Indices) -> torch.Tensor:
+    def batch(self, indices: Indices) -> Batch:
         """The windows `indices`."""
-        return torch.from_numpy(self._windows.gather(indices)).long()
+        symbols = torch.from_numpy(self._windows.gather(indices)).long()
+        return (symbols, torch.from_numpy(indices)) if self._numbered else (symbols,)
 
 
 class LanguageModelTask:
     """Next-byte prediction; see the module's docstring."""
 
+    measures: tuple[str, ...] = ("loss",)
+
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
+        self.carried: dict[str, torch.Tensor] = {}
 
     def build(self, *, dropout: float = 0.0) -> GruLanguageModel:
         """The network with fresh weights (PyTorch's own initialization, of torch's global random state)."""
         sizes = {key: self.architecture[key] for key in ("symbols", "embedding", "hidden", "layers", "tied")}
         return GruLanguageModel(**sizes, dropout=dropout)
 
-    def samples(self, file: Path, window: int) -> TextSamples:
+    def samples(self, folder: Path, split: str, recipe: DataRecipe) -> TextSamples:
         """The windows of a prepared text."""
-        return TextSamples(open_windows(file, window))
+        numbered = recipe.stateful and split == TRAIN
+        return TextSamples(open_windows(split_file(folder, split), recipe.window), numbered=numbered)
 
-    def loss(self, network: nn.Module, batch: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy summed over the bytes of int64 [n, window + 1], in nats."""
-        logits, _ = network(batch[:, :-1])
-        return functional.cross_entropy(logits.float().flatten(0, 1), batch[:, 1:].flatten(), reduction="sum")
+    def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        """Cross-entropy summed over the bytes of int64 [n, window + 1], in nats. Numbered windows carry the state on."""
+        symbols, *numbers = batch
+        if not numbers:
+            return _cross_entropy(network(symbols[:, :-1])[0], symbols)
+        logits, state = network(symbols[:, :-1], self._state(numbers[0]))
+        self.carried = {"state": state.detach(), "window": numbers[0]}
+        return _cross_entropy(logits, symbols)
 
-    def metrics(self, mean_loss: float) -> dict[str, float]:
-        """Perplexity per byte, and bits per byte."""
-        return {"perplexity": math.exp(min(mean_loss, 700.0)), "bits_per_byte": mean_loss / math.log(2)}
+    def _state(self, numbers: torch.Tensor) -> torch.Tensor | None:
+        """What the windows `numbers` start from: [layers, b, H], zero in rows that do not go on. None: all zero."""
+        before = self.carried.get("window")
+        if before is None or before.shape != numbers.shape:
+            return None
+        return self.carried["state"] * (numbers == before + 1)[None, :, None]
+
+    def measure(self, network: nn.Module, batch: Batch) -> torch.Tensor:
+        """The loss."""
+        (symbols,) = batch
+        return _cross_entropy(network(symbols[:, :-1])[0], symbols).reshape(1)
+
+    def metrics(self, means: Sequence[float]) -> dict[str, float]:
+        """The loss, perplexity per byte, and bits per byte."""
+        (loss,) = means
+        return {
+            "val_loss": loss,
+            "perplexity": math.exp(min(loss, 700.0)),
+            "bits_per_byte": loss / math.log(2),
+        }
+
+
+def _cross_entropy(logits: torch.Tensor, symbols: torch.Tensor) -> torch.Tensor:
+    return functional.cross_entropy(logits.float().flatten(0, 1), symbols[:, 1:].flatten(), reduction="sum")

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE, DataError, Windows, open_windows, prepare
+from git_gru.train.corpus import TRAIN, VALIDATION, DataError, prepare
+from git_gru.train.corpus.text import Windows, open_windows, split_file
 from git_gru.train.recipe import DataRecipe
 
 
@@ -39,7 +40,7 @@ def commit(repo: Any) -> str:
 
 def prepared(repo: Any, commit: str, target: Path, **keys: Any) -> tuple[bytes, bytes]:
     prepare(repo.repository, commit, DataRecipe(window=1, **keys), target)
-    return (target / TRAIN_FILE).read_bytes(), (target / VALIDATION_FILE).read_bytes()
+    return split_file(target, TRAIN).read_bytes(), split_file(target, VALIDATION).read_bytes()
 
 
 def test_the_commits_files_are_read_sorted_and_the_ends_held_out(

@@ -1,0 +1,106 @@
+"""Forecaster, classifier and a carried state, from a commit to commits and back through `git gru eval`."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+TRAIN = "[train]\nsteps = 4\nbatch = 6\ncheckpoint_every = 4\n[launch]\nthreads = 1\n"
+SERIES = """
+[model]
+task = "forecaster"
+hidden = 8
+bidirectional = true
+[data]
+kind = "series"
+files = ["data/*.csv"]
+time = "t"
+targets = ["y"]
+window = 8
+horizon = 3
+"""
+LABELLED = """
+[model]
+task = "classifier"
+embedding = 4
+hidden = 6
+[data]
+kind = "labelled"
+files = ["names.csv"]
+validation = 0.3
+"""
+
+
+def committed(project: Any, recipe: str, name: str, data: str) -> None:
+    project.work.write(name, data.encode())
+    project.work.write("gru.toml", (recipe + TRAIN).encode())
+    project.work.commit("another task")
+
+
+def evaluated(project: Any, rev: str) -> dict[str, float]:
+    found: dict[str, float] = json.loads(project.gru("eval", rev, "--json").stdout)["evaluations"][0][
+        "metrics"
+    ]
+    return found
+
+
+def test_a_forecaster_is_trained_evaluated_and_trained_further(project: Any) -> None:
+    rows = "".join(f"{row},{row / 10 + math.sin(row):.4f}\n" for row in range(60))
+    committed(project, SERIES, "data/s.csv", "t,y\n" + rows)
+    record = project.train("--here")
+    kept = record["checkpoints"][-1]["metrics"]
+    assert set(kept) == {"val_loss", "val_mae"}
+    found = evaluated(project, "HEAD")
+    assert {name: found[name] for name in kept} == pytest.approx(kept, rel=1e-6)
+    assert set(found) == {"val_loss", "val_mae", "naive_mae", "skill"}
+
+    # more data: the model's own scaling stays, so what it starts from is what it was
+    project.work.write("data/s.csv", ("t,y\n" + rows + "60,1e3\n").encode())
+    project.work.commit("another row")
+    before = evaluated(project, "HEAD")
+    again = project.train("--here", "--set", "train.steps=1")
+    assert again["initial"]["val_loss"] == pytest.approx(before["val_loss"], rel=1e-6)
+    assert "data.horizon is 2 in the recipe and 3 in" in project.refused("train", "--set", "data.horizon=2")
+    check_forecast(project)
+
+
+def check_forecast(project: Any) -> None:
+    def forecasts(*options: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(project.gru("forecast", *options, "--json").stdout)["forecasts"][0]
+        return found
+
+    first, longer = forecasts(), forecasts("HEAD", "--horizon", "7")
+    assert (first["series"], first["target"], first["times"]) == ("", "y", ["61", "62", "63"])
+    assert (len(first["past"]), first["past"][-1], first["past_times"][-1]) == (8, 1000.0, "60")
+    assert longer["values"][:3] == first["values"]
+    assert longer["times"] == [str(year) for year in range(61, 68)]
+    shown = project.gru("forecast", "--png", "picture.png", env={"PYTHONIOENCODING": "utf-8"}).stdout.decode()
+    assert "y  (53 … 63)" in shown
+    assert "┊" in shown
+    assert project.work.read("picture.png").startswith(b"\x89PNG")
+    assert "the data has no series 'z'; it has ''" in project.refused("forecast", "--series", "z")
+    assert "there is no model in HEAD~3" in project.refused("forecast", "HEAD~3")
+
+
+def test_a_classifier_is_trained_by_two_workers(project: Any) -> None:
+    rows = "".join(f"{'ab'[row % 2] * (row // 7 + 1)},{row % 2}\n" for row in range(60))
+    committed(project, LABELLED, "names.csv", "text,label\n" + rows)
+    record = project.train("--nproc", "2", "--branch", "trained")
+    kept = record["checkpoints"][-1]["metrics"]
+    assert set(kept) == {"val_loss", "val_accuracy"}
+    assert evaluated(project, "trained") == pytest.approx(kept, rel=1e-6)
+
+
+def test_a_carried_state_is_reproducible(project: Any) -> None:
+    """Also from a checkpoint within the text: by three samples for two workers, so that one carries more than the other."""
+    keys = ("train.steps=4", "train.checkpoint_every=2", "train.resume_every=2", "train.batch=3")
+    options = [word for key in keys for word in ("--set", key)]
+    carried = project.train(*options, "--set", "data.stateful=true", "--nproc", "2")["checkpoints"]
+    plain = project.train(*options, "--nproc", "2")["checkpoints"]
+    assert project.digests([carried[0]["commit"]]) != project.digests([plain[0]["commit"]])
+    done = project.gru("reproduce", carried[1]["commit"], "--json")
+    told = json.loads(done.stdout)
+    assert (told["exact"], told["first_step"]) == (True, 3), done.stderr
