@@ -1,5 +1,6 @@
 """What is done to a run from outside: asking it to stop, reading its logs, removing it."""
 
+import contextlib
 import shutil
 import socket
 import time
@@ -8,8 +9,8 @@ from typing import Any
 
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
-from git_gru.git.run_folders import LAUNCHER, STOP, is_held, log_files, run_folder
-from git_gru.git.run_refs import PREFIX, read_record, record_ref
+from git_gru.git.run_folders import LAUNCHER, STOP, RunBusyError, hold, is_held, log_files, run_folder
+from git_gru.git.run_refs import PREFIX, read_record, record_ref, run_ids
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.runs.trailers import parse_checkpoint
 
@@ -103,3 +104,16 @@ def follow_logs(repo: Repository, run: str) -> Iterator[tuple[str, bytes]]:
                 yield name, new
         if running:
             time.sleep(_POLL_SECONDS)
+
+
+def sweep_runs(repo: Repository) -> None:
+    """Removes what is left of runs that were killed before their first record was written, and of reproductions."""
+    recorded = set(run_ids(repo))
+    refs = repo.git("for-each-ref", "--format=%(refname)", PREFIX).decode().split()
+    left = {  # a snapshot alone may be that of a run that is just beginning
+        ref.removeprefix(PREFIX).partition("/")[0] for ref in refs if not ref.endswith("/source")
+    }
+    left |= {path.name for path in run_folder(repo, "").glob("*") if path.is_dir()}
+    for run in left - recorded:
+        with contextlib.suppress(RunBusyError), hold(run_folder(repo, run), LAUNCHER, patience=0):
+            forget_run(repo, run)

@@ -19,6 +19,7 @@ from git_gru.git.run_refs import read_record, write_record
 from git_gru.runs.record import RunRecord
 from git_gru.train.launch import first_record
 from git_gru.train.plan import Plan
+from git_gru.train.resuming import check_resumable
 
 _POLL_SECONDS = 0.05
 _PROGRAM = (sys.executable, "-P", "-m", "git_gru", "train", "--resume")
@@ -48,7 +49,8 @@ def detach_plan(repo: Repository, plan: Plan) -> RunRecord:
 
 
 def detach_run(repo: Repository, run: str, program: Sequence[str] = _PROGRAM) -> RunRecord:
-    """Resumes the run of this full id, detached; see `detach_plan`."""
+    """Resumes the run of this full id, detached; see `detach_plan`. Raises `ResumeRefusedError` too."""
+    check_resumable(repo, run)
     folder = run_folder(repo, run)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LAUNCHER_LOG, "w+b") as log:

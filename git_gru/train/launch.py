@@ -27,6 +27,7 @@ from typing import NamedTuple, Protocol
 
 from git_gru.errors import GruError, RunFailedError
 from git_gru.git.repository import Repository
+from git_gru.git.run_control import sweep_runs
 from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
@@ -89,6 +90,7 @@ def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
 
     Raises `RunFailedError` when a worker failed; the record then says failed, and what was committed stays.
     """
+    sweep_runs(repo)
     with hold(run_folder(repo, plan.run), LAUNCHER):
         return run_held(repo, plan, watcher)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from git_gru.errors import InputError, RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
-from git_gru.git.run_control import forget_run
-from git_gru.git.run_folders import LAUNCHER, hold, is_held, run_folder
+from git_gru.git.run_control import forget_run, sweep_runs
+from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.git.run_refs import PREFIX, UnknownRunError, read_checkpoints, read_record
 from git_gru.git.run_states import read_state, read_states
 from git_gru.runs.record import RunRecord
@@ -26,8 +26,6 @@ from git_gru.train.job import Job, Start
 from git_gru.train.launch import Watcher, environment, follow_agent, prepare_data
 from git_gru.train.plan import known_architecture, require_torch
 from git_gru.train.recipe import recipe_of
-
-_NAME = "reproduce-"
 
 
 class NotReproducibleError(InputError):
@@ -87,8 +85,8 @@ def reproduce(repo: Repository, segment: Segment, watcher: Watcher) -> Reproduct
     Raises `RunFailedError` when it fails, and KeyboardInterrupt when it is stopped.
     """
     require_torch()
-    _sweep(repo)
-    run = f"{_NAME}{segment.commit[:10]}-{os.getpid()}"
+    sweep_runs(repo)
+    run = f"reproduce-{segment.commit[:10]}-{os.getpid()}"
     with hold(run_folder(repo, run), LAUNCHER):
         try:
             job = _job(repo, segment, run)
@@ -138,15 +136,6 @@ def _start(repo: Repository, record: RunRecord, commit: str) -> Start | None:
 
 def _info(repo: Repository, commit: str) -> CheckpointInfo | None:
     return parse_checkpoint(repo.git("log", "-1", "--format=%B", commit, "--").decode("utf-8", "replace"))
-
-
-def _sweep(repo: Repository) -> None:
-    """Removes what reproductions that were killed have left."""
-    refs = repo.git("for-each-ref", "--format=%(refname)", f"{PREFIX}{_NAME}*/").decode().split()
-    folders = (path.name for path in run_folder(repo, "x").parent.glob(f"{_NAME}*"))
-    for run in {*(ref.removeprefix(PREFIX).partition("/")[0] for ref in refs), *folders}:
-        if not is_held(run_folder(repo, run), LAUNCHER):
-            forget_run(repo, run)
 
 
 def _compared(repo: Repository, segment: Segment, found: Manifest) -> Reproduction:

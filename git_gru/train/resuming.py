@@ -16,7 +16,7 @@ from git_gru.errors import InputError
 from git_gru.git.commits import move_ref
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at
-from git_gru.git.run_folders import LAUNCHER, LAUNCHER_LOG, WORKER, RunBusyError, hold, run_folder
+from git_gru.git.run_folders import LAUNCHER, LAUNCHER_LOG, WORKER, RunBusyError, hold, is_held, run_folder
 from git_gru.git.run_refs import METRICS_FILE, find_run, read_checkpoints, read_metrics_log, read_record
 from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event, parse_events
@@ -43,38 +43,52 @@ def resume(repo: Repository, name: str, watcher: Watcher) -> tuple[Plan, RunReco
     """
     require_torch()
     run = find_run(repo, name)
+    check_resumable(repo, run)
     folder = run_folder(repo, run)
-    _refuse_other_host(read_record(repo, run))
     try:
         with hold(folder, LAUNCHER):
             with hold(folder, WORKER, patience=_LAST_BREATH):
                 plan = plan_resume(repo, run)
             return plan, run_held(repo, plan, watcher)
     except RunBusyError as error:
-        raise ResumeRefusedError(
-            f"the run {run} is still running", hint=f"Stop it first: git gru runs stop {run}"
-        ) from error
+        raise _still_running(run) from error
 
 
-def _refuse_other_host(record: RunRecord) -> None:
-    if record.state is RunState.RUNNING and record.host != socket.gethostname():
-        raise ResumeRefusedError(
-            f"the run {record.id} is running on {record.host}, as far as its record here says",
-            hint=f"Resume it there, or fetch its record anew: git gru runs fetch REMOTE {record.id}",
-        )
-
-
-def plan_resume(repo: Repository, run: str) -> Plan:
-    """How a run goes on, for a caller who holds its locks.
-
-    Moves its branch to the last checkpoint, and leaves in its folder what is true of that. Raises `ResumeRefusedError`.
-    """
+def check_resumable(repo: Repository, run: str) -> None:
+    """Raises `ResumeRefusedError` for a run that is finished, still running, or somebody else's."""
     record = read_record(repo, run)
+    elsewhere = record.host != socket.gethostname()
     if record.state is RunState.FINISHED:
         raise ResumeRefusedError(
             f"the run {run} is finished: all its {record.steps} steps are done",
             hint=f"Train on from its last commit: git gru train {record.branch}",
         )
+    if is_held(run_folder(repo, run), LAUNCHER):
+        raise _still_running(run)
+    if elsewhere and record.state is RunState.RUNNING:
+        raise ResumeRefusedError(
+            f"the run {run} is running on {record.host}, as far as its record here says",
+            hint="If it was pushed, its record can be fetched anew: git gru runs fetch REMOTE",
+        )
+    if elsewhere and read_states(repo, run) is None:
+        raise ResumeRefusedError(
+            f"what a resume of the run {run} needs is on {record.host}, and not here",
+            hint=f"Resume it there, or train on from its last commit: git gru train {record.branch}",
+        )
+
+
+def _still_running(run: str) -> ResumeRefusedError:
+    return ResumeRefusedError(
+        f"the run {run} is still running", hint=f"Stop it first: git gru runs stop {run}"
+    )
+
+
+def plan_resume(repo: Repository, run: str) -> Plan:
+    """How a run goes on, for a caller who holds its locks.
+
+    Moves its branch to the last checkpoint, and leaves in its folder what is true of that.
+    """
+    record = read_record(repo, run)
     recipe = recipe_of(record.recipe, where=f"the recipe of the run {run}")
     start = find_start(repo, run)
     branch = _branch(repo, record, start)

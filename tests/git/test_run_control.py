@@ -15,6 +15,7 @@ from git_gru.git.run_control import (
     read_logs,
     remove_run,
     request_stop,
+    sweep_runs,
 )
 from git_gru.git.run_folders import LAUNCHER, STOP, hold, run_folder
 from git_gru.git.run_refs import run_ids, source_ref, write_record
@@ -105,3 +106,19 @@ def test_logs_are_those_of_the_folder_then_those_of_the_record(repo: Any, record
         assert next(followed) == ("agent.log", b"second\n")
     write_record(repo.repository, replace(record, state=RunState.STOPPED), b"", {})
     assert list(followed) == []
+
+
+def test_what_killed_runs_left_is_swept_and_nothing_else(repo: Any, record: RunRecord) -> None:
+    mine = repo.repository
+    for name in ("r", "young", "dead"):
+        run_folder(mine, name).mkdir(parents=True)
+    repo.git("update-ref", resume_ref("dead"), record.source)
+    repo.git("update-ref", source_ref("dead"), record.source)
+    repo.git("update-ref", source_ref("next"), record.source)
+    with hold(run_folder(mine, "young"), LAUNCHER):
+        sweep_runs(mine)
+    assert sorted(path.name for path in run_folder(mine, "").iterdir()) == ["r", "young"]
+    assert repo.git("for-each-ref", "--format=%(refname)", "refs/gru/runs").split() == [
+        "refs/gru/runs/next/source",
+        "refs/gru/runs/r/record",
+    ]

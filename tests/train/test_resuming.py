@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import pytest
 from git_gru.git.revisions import models_at
 from git_gru.git.run_refs import write_record
 from git_gru.git.run_states import read_state, read_states
+from git_gru.runs.record import RunState
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.store.restore import restore
 from git_gru.train.launch import first_record, job_of
 from git_gru.train.plan import Plan, Request, make_plan
-from git_gru.train.resuming import plan_resume
+from git_gru.train.resuming import ResumeRefusedError, check_resumable, plan_resume
 
 pytestmark = [
     pytest.mark.slow,
@@ -194,3 +196,17 @@ def test_resume_takes_nothing_else(project: Any) -> None:
     said = project.refused("train", "--resume", "x", "--nproc", "2", status=2)
     assert "takes source, recipe and branch from the run's record" in said
     assert "there is no run x here" in project.refused("train", "--resume", "x")
+
+
+def test_runs_of_another_machine_are_resumed_there(project: Any) -> None:
+    repo = project.work.repository
+    plan = make_plan(repo, Request(nproc=1))
+    record = replace(first_record(plan), host="elsewhere")
+    write_record(repo, record, b"", {})
+    with pytest.raises(ResumeRefusedError, match="is running on elsewhere"):
+        check_resumable(repo, plan.run)
+    write_record(repo, replace(record, state=RunState.STOPPED), b"", {})
+    with pytest.raises(ResumeRefusedError, match="is on elsewhere, and not here"):
+        check_resumable(repo, plan.run)
+    write_record(repo, replace(record, state=RunState.STOPPED, host=socket.gethostname()), b"", {})
+    check_resumable(repo, plan.run)
