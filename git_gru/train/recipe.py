@@ -82,6 +82,20 @@ class DataRecipe(Section):
     validation_files: tuple[str, ...] = _key(
         (), "globs of the files kept for validation, in place of `validation`; they are never trained on"
     )
+    tokens: str = _key(
+        "bytes",
+        "text: its symbols. `bpe`: byte pairs, learnt from the training data (by the tokenizers library), kept with the model",
+        choices=("bytes", "bpe"),
+        only="text",
+    )
+    vocabulary: int = _key(
+        4096, "text, `bpe`: symbols to learn, the 256 bytes among them", least=257, most=1 << 20, only="text"
+    )
+    tokenizer: str = _key(
+        "",
+        "text, `bpe`: a tokenizer.json in the commit (byte-level BPE) instead of one that is learnt",
+        only="text",
+    )
     stateful: bool = _key(
         False,
         "text: a batch is so many streams through the text, and the state is carried from window to window",
@@ -112,6 +126,8 @@ class DataRecipe(Section):
         super().__post_init__()
         if not self.files:
             raise RecipeError("data.files must name at least one glob")
+        if self.tokens == "bytes" and self.tokenizer:
+            raise RecipeError('data.tokenizer is for data.tokens = "bpe"')
         if self.kind == "series":
             self._check_series()
 
