@@ -97,19 +97,26 @@ KEYS: dict[tuple[str, str], dict[str, Key]] = {
         **_LAYERS,
         "bidirectional": Key(valid=flag),
     },
+    ("entrypoint", "entrypoint"): {"entrypoint": Key(valid=text)},
 }
 """By kind and task: the keys besides these two."""
 
 
 def architecture_of(recipe: ModelRecipe, facts: Mapping[str, Any]) -> Architecture:
     """The architecture that a recipe asks for, with the facts of its data."""
-    keys = KEYS[recipe.kind, recipe.task]
+    kind = _kind(recipe)
+    keys = KEYS[kind, recipe.task]
     chosen = {
         key: facts[key] if key in facts else getattr(recipe, key)
         for key, rule in keys.items()
         if key in facts or not rule.optional
     }
-    return {"kind": recipe.kind, "task": recipe.task, **chosen}
+    return {"kind": kind, "task": recipe.task, **chosen}
+
+
+def _kind(recipe: ModelRecipe) -> str:
+    """The kind of network: what an entrypoint builds is its own."""
+    return "entrypoint" if recipe.task == "entrypoint" else recipe.kind
 
 
 def metadata_of(architecture: Architecture) -> dict[str, str]:
@@ -152,7 +159,7 @@ def _keys_of(found: Mapping[str, Any]) -> Mapping[str, Key] | None:
 
 def check_recipe(recipe: ModelRecipe, found: Architecture, *, where: str) -> None:
     """Raises `ArchitectureError` when a model is not what `[model]` asks for, whatever the data may be."""
-    if (recipe.kind, recipe.task) != (found["kind"], found["task"]):
+    if (_kind(recipe), recipe.task) != (found["kind"], found["task"]):
         raise ArchitectureError(
             f"model.task is {json.dumps(recipe.task)} in the recipe, and {where} holds a {found['task']}",
             hint="Give the new model another model.path.",

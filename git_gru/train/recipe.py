@@ -18,7 +18,12 @@ from git_gru.train.section import required as _required
 
 DEFAULT_PATH = "gru.toml"
 
-TASK_DATA = {"language-model": "text", "forecaster": "series", "classifier": "labelled"}
+TASK_DATA = {
+    "language-model": "text",
+    "forecaster": "series",
+    "classifier": "labelled",
+    "entrypoint": "files",
+}
 """The kind of data that each task learns from."""
 
 
@@ -33,6 +38,9 @@ class ModelRecipe(Section):
     )
     kind: str = _key("gru", "the network", choices=("gru",))
     task: str = _key("language-model", "what it learns to do", choices=tuple(TASK_DATA))
+    entrypoint: str = _key(
+        "", "task `entrypoint`: `package.module:function` in the commit, your own network, data and loss"
+    )
     embedding: int = _key(64, "size of a symbol's embedding (not for forecasters)", least=1, most=65536)
     hidden: int = _key(256, "hidden units of a layer, in each direction", least=1, most=65536)
     layers: int = _key(1, "stacked GRU layers", least=1, most=64)
@@ -45,6 +53,7 @@ class ModelRecipe(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_entrypoint()
         if self.bidirectional and self.task == "language-model":
             raise RecipeError("model.bidirectional: a language model must not read what it is to predict")
         if self.tied and self.task != "language-model":
@@ -53,6 +62,22 @@ class ModelRecipe(Section):
             raise RecipeError(
                 f"model.tied needs model.embedding = model.hidden, and they are {self.embedding} and {self.hidden}"
             )
+        self._check_path()
+
+    def _check_entrypoint(self) -> None:
+        if self.task != "entrypoint":
+            if self.entrypoint:
+                raise RecipeError(
+                    f'model.entrypoint is for model.task = "entrypoint", and it is "{self.task}"'
+                )
+            return
+        module, _, function = self.entrypoint.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), function)):
+            raise RecipeError(
+                f'model.task = "entrypoint" needs model.entrypoint = "package.module:function", not {self.entrypoint!r}'
+            )
+
+    def _check_path(self) -> None:
         parts = self.path.split("/")
         if self.path.startswith("/") or {"", ".", "..", ".git"} & set(parts):
             raise RecipeError(f"model.path must be a path inside the repository, not {self.path!r}")
