@@ -7,6 +7,7 @@ the file is known.
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -284,7 +285,9 @@ def reference() -> str:
     for name, section in SECTIONS.items():
         lines += [f"## `[{name}]`", "", "| key | default | meaning |", "| --- | --- | --- |"]
         for item in dataclasses.fields(section):
-            default = "(required)" if item.default is dataclasses.MISSING else f"`{_toml(item.default)}`"
+            default = (
+                "(required)" if item.default is dataclasses.MISSING else f"`{recipe_text(item.default)}`"
+            )
             rule: Rule = item.metadata["rule"]
             choices = f" ({', '.join(f'`{choice}`' for choice in rule.choices)})" if rule.choices else ""
             lines.append(f"| `{item.name}` | {default} | {rule.help}{choices} |")
@@ -336,9 +339,10 @@ def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     return f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
 
 
-def _toml(value: object) -> str:
+def recipe_text(value: object) -> str:
+    """A key's value as a recipe writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+        return f"[{', '.join(recipe_text(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)
