@@ -5,8 +5,6 @@ is the one that training wrote into the commit (on another machine: to float32's
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,40 +14,12 @@ from git_gru.git.revisions import resolve_commit
 from git_gru.train.architecture import check_same
 from git_gru.train.corpus import VALIDATION, prepare
 from git_gru.train.engine import validate
-from git_gru.train.evaluator import evaluate_apart
-from git_gru.train.models import known_architecture, name_model, open_model
+from git_gru.train.evaluations import Evaluation
+from git_gru.train.models import known_architecture, open_model
+from git_gru.train.naming import name_model
 from git_gru.train.plan import read_recipe
 from git_gru.train.processes import worker_threads
-from git_gru.train.recipe import DEFAULT_PATH
 from git_gru.train.world import World, choose_device
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A model's metrics on the validation data: `val_loss` first. `samples` were looked at."""
-
-    name: str
-    commit: str
-    path: str
-    samples: int
-    metrics: dict[str, float]
-
-
-def evaluate(
-    repo: Repository,
-    names: Sequence[str],
-    *,
-    recipe_path: str = DEFAULT_PATH,
-    overrides: tuple[str, ...] = (),
-) -> Iterator[Evaluation]:
-    """Evaluates each of `names` (REV or REV:PATH), in order. Raises `InputError`, `RecipeError`, `DataError`."""
-    for text in names:
-        commit = resolve_commit(repo, text.partition(":")[0])
-        recipe = read_recipe(repo, commit, recipe_path, overrides)
-        if recipe.model.task == "entrypoint":
-            yield Evaluation(**evaluate_apart(repo, text=text, recipe_path=recipe_path, overrides=overrides))
-        else:
-            yield evaluate_here(repo, text, recipe_path, overrides)
 
 
 def evaluate_here(repo: Repository, text: str, recipe_path: str, overrides: tuple[str, ...]) -> Evaluation:

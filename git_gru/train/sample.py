@@ -7,7 +7,8 @@ import torch
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
 from git_gru.train.corpus.tokens import open_tokenizer, symbol_bytes
-from git_gru.train.models import name_model, open_model
+from git_gru.train.models import open_model
+from git_gru.train.naming import name_model
 from git_gru.train.tasks.language_model import GruLanguageModel
 
 
