@@ -6,6 +6,7 @@ import click
 
 from git_gru.cli.render import emit_json, json_option, table
 from git_gru.git.repository import Repository
+from git_gru.train.evaluations import evaluate
 from git_gru.train.plan import require_torch
 from git_gru.train.recipe import DEFAULT_PATH
 
@@ -27,19 +28,25 @@ from git_gru.train.recipe import DEFAULT_PATH
     metavar="KEY=VALUE",
     help="Override a key of the recipe; may be repeated.",
 )
+@click.option("--fresh", is_flag=True, help="Evaluate again what was evaluated before.")
 @json_option
-def command(names: tuple[str, ...], recipe_path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def command(
+    names: tuple[str, ...], recipe_path: str, overrides: tuple[str, ...], fresh: bool, as_json: bool
+) -> None:
     """Evaluate the models of commits (default HEAD) on the validation data of their own commit's recipe.
+
+    Results are kept as Git notes (refs/notes/gru-eval) and answered from there. For model.task = "entrypoint" this runs code
+    of the commit, in a process of its own.
 
     \b
     --json: {"evaluations": [{"name", "commit", "path", "samples",
-             "metrics": {"val_loss", "perplexity", "bits_per_byte"}}]}
+             "metrics": {"val_loss", more by task}, "cached": bool}]}
     """
     require_torch()
-    from git_gru.train.evaluate import evaluate
-
     found = list(
-        evaluate(Repository.find(), names or ("HEAD",), recipe_path=recipe_path, overrides=overrides)
+        evaluate(
+            Repository.find(), names or ("HEAD",), recipe_path=recipe_path, overrides=overrides, fresh=fresh
+        )
     )
     if as_json:
         emit_json({"evaluations": [dataclasses.asdict(one) for one in found]})

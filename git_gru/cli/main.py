@@ -46,6 +46,8 @@ VERBS: dict[str, Verb] = {
     "merge": Verb("git_gru.cli.merge", _CHANGE, "Merge branches by averaging their models."),
     "revert": Verb("git_gru.cli.revert", _CHANGE, "Take a commit's weight change out again."),
     "cherry-pick": Verb("git_gru.cli.cherry_pick", _CHANGE, "Apply a commit's weight change here."),
+    "new": Verb("git_gru.cli.new", _TRAIN, "Write a recipe for a new model."),
+    "recipe": Verb("git_gru.cli.recipe", _TRAIN, "Check a recipe, or show it with all defaults."),
     "train": Verb("git_gru.cli.train", _TRAIN, "Train from a commit into new commits."),
     "runs": Verb("git_gru.cli.runs", _TRAIN, "List, stop, compare, share and remove training runs."),
     "reproduce": Verb("git_gru.cli.reproduce", _TRAIN, "Run again what made a training commit, and compare."),

@@ -12,13 +12,19 @@ from git_gru.train.plan import require_torch
 @click.command("sample", short_help="Let a model write text.")
 @click.argument("name", metavar="[REV[:PATH]]", default="HEAD")
 @click.option("--prompt", default="", help="The text to go on from.")
-@click.option("--length", type=click.IntRange(min=1), default=400, show_default=True, help="Bytes to write.")
+@click.option(
+    "--length",
+    type=click.IntRange(min=1),
+    default=400,
+    show_default=True,
+    help="Symbols to write (bytes, unless the model has a tokenizer).",
+)
 @click.option(
     "--temperature",
     type=click.FloatRange(min=0),
     default=0.8,
     show_default=True,
-    help="0 takes the likeliest byte.",
+    help="0 takes the likeliest symbol.",
 )
 @click.option("--seed", type=click.IntRange(min=0, max=2**63 - 1), default=0, show_default=True)
 @json_option

@@ -2,7 +2,8 @@
 
 Two kinds of modules, told apart by their first import:
 
-- free of torch, used by the CLI process: recipe, plan, job, launch, corpus, architecture, schedule, sharding
-- with torch, run in the workers' processes (or imported by `evaluate`, `sample` and `convert` when they are called): agent,
-  worker, engine, tasks, sync, weights, state_dict, torch_file
+- free of torch, used by the CLI process: recipe, section, templates, plan, naming, job, launch, corpus, architecture, schedule,
+  sharding, evaluations
+- with torch, run in the workers' processes (or imported by `evaluate`, `sample`, `forecast` and `convert` when they are called):
+  agent, worker, engine, tasks, sync, weights, state_dict, torch_file
 """

@@ -28,11 +28,12 @@ class ArchitectureError(InputError):
 class Key:
     """One key of an architecture: whether a value may stand there, and the recipe's section that decides it.
 
-    `section` is None for a fact that a run may add to: it is not compared.
+    `section` is None for a fact that a run may add to: it is not compared. `optional`: it need not be there.
     """
 
     valid: Callable[[Any], bool]
     section: str | None = "model"
+    optional: bool = False
 
 
 def whole(most: int) -> Callable[[Any], bool]:
@@ -75,6 +76,7 @@ _LAYERS = {"hidden": Key(valid=whole(65536)), "layers": Key(valid=whole(64))}
 KEYS: dict[tuple[str, str], dict[str, Key]] = {
     ("gru", "language-model"): {
         "symbols": Key(valid=whole(1 << 24), section="data"),
+        "tokenizer": Key(valid=text, section="data", optional=True),
         "embedding": Key(valid=whole(65536)),
         **_LAYERS,
         "tied": Key(valid=flag),
@@ -95,15 +97,26 @@ KEYS: dict[tuple[str, str], dict[str, Key]] = {
         **_LAYERS,
         "bidirectional": Key(valid=flag),
     },
+    ("entrypoint", "entrypoint"): {"entrypoint": Key(valid=text)},
 }
 """By kind and task: the keys besides these two."""
 
 
 def architecture_of(recipe: ModelRecipe, facts: Mapping[str, Any]) -> Architecture:
     """The architecture that a recipe asks for, with the facts of its data."""
-    keys = KEYS[recipe.kind, recipe.task]
-    chosen = {key: facts[key] if key in facts else getattr(recipe, key) for key in keys}
-    return {"kind": recipe.kind, "task": recipe.task, **chosen}
+    kind = _kind(recipe)
+    keys = KEYS[kind, recipe.task]
+    chosen = {
+        key: facts[key] if key in facts else getattr(recipe, key)
+        for key, rule in keys.items()
+        if key in facts or not rule.optional
+    }
+    return {"kind": kind, "task": recipe.task, **chosen}
+
+
+def _kind(recipe: ModelRecipe) -> str:
+    """The kind of network: what an entrypoint builds is its own."""
+    return "entrypoint" if recipe.task == "entrypoint" else recipe.kind
 
 
 def metadata_of(architecture: Architecture) -> dict[str, str]:
@@ -127,35 +140,42 @@ def parse_architecture(metadata: Mapping[str, str], *, where: str) -> Architectu
         raise ArchitectureError(
             f"{where}: {METADATA_KEY} in its metadata is not an architecture that this git-gru knows"
         )
-    return {key: value[key] for key in ("kind", "task", *keys)}
+    return {key: value[key] for key in ("kind", "task", *keys) if key in value}
 
 
 def _keys_of(found: Mapping[str, Any]) -> Mapping[str, Key] | None:
     """The keys of the architecture's task, when all of them are there with valid values."""
     kind, task = found.get("kind"), found.get("task")
     keys = KEYS.get((kind, task)) if isinstance(kind, str) and isinstance(task, str) else None
-    if keys is None or not all(key in found and rule.valid(found[key]) for key, rule in keys.items()):
+    if keys is None:
         return None
-    return keys
+    missing = {key for key, rule in keys.items() if not rule.optional} - found.keys()
+    return (
+        None
+        if missing or not all(keys[key].valid(found[key]) for key in keys.keys() & found.keys())
+        else keys
+    )
 
 
 def check_recipe(recipe: ModelRecipe, found: Architecture, *, where: str) -> None:
     """Raises `ArchitectureError` when a model is not what `[model]` asks for, whatever the data may be."""
-    if (recipe.kind, recipe.task) != (found["kind"], found["task"]):
+    if (_kind(recipe), recipe.task) != (found["kind"], found["task"]):
         raise ArchitectureError(
             f"model.task is {json.dumps(recipe.task)} in the recipe, and {where} holds a {found['task']}",
             hint="Give the new model another model.path.",
         )
-    facts = {key: found[key] for key, rule in _rules(found).items() if rule.section != "model"}
+    facts = {
+        key: found[key] for key, rule in _rules(found).items() if rule.section != "model" and key in found
+    }
     check_same(architecture_of(recipe, facts), found, where=where)
 
 
 def check_same(wanted: Architecture, found: Architecture, *, where: str) -> None:
     """Raises `ArchitectureError` when a model's architecture is not the one that recipe and data ask for."""
     different = [
-        f"{rule.section}.{key} is {_shown(wanted[key])} in the recipe and {_shown(found.get(key))} in {where}"
+        f"{rule.section}.{key} is {_shown(wanted.get(key))} in the recipe and {_shown(found.get(key))} in {where}"
         for key, rule in _rules(wanted).items()
-        if rule.section is not None and wanted[key] != found.get(key)
+        if rule.section is not None and wanted.get(key) != found.get(key)
     ]
     if different:
         raise ArchitectureError(

@@ -60,7 +60,7 @@ class Engine:
         self._job, self._recipe, self._world, self._recorder = job, recipe, world, recorder
         torch.use_deterministic_algorithms(recipe.train.deterministic)
         torch.manual_seed(recipe.train.seed)
-        self._task: Task = task_of(job.architecture)
+        self._task: Task = task_of(job.architecture, job.data)
         network = self._task.build(dropout=recipe.model.dropout)
         if job.parent_model is not None and job.start is None:
             name = f"{job.source}:{recipe.model.path}"

@@ -5,8 +5,6 @@ is the one that training wrote into the commit (on another machine: to float32's
 """
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,46 +14,28 @@ from git_gru.git.revisions import resolve_commit
 from git_gru.train.architecture import check_same
 from git_gru.train.corpus import VALIDATION, prepare
 from git_gru.train.engine import validate
-from git_gru.train.models import name_model, open_model
+from git_gru.train.evaluations import Evaluation
+from git_gru.train.models import known_architecture, open_model
+from git_gru.train.naming import name_model
 from git_gru.train.plan import read_recipe
 from git_gru.train.processes import worker_threads
-from git_gru.train.recipe import DEFAULT_PATH
 from git_gru.train.world import World, choose_device
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """A model's metrics on the validation data: `val_loss` first. `samples` were looked at."""
-
-    name: str
-    commit: str
-    path: str
-    samples: int
-    metrics: dict[str, float]
-
-
-def evaluate(
-    repo: Repository,
-    names: Sequence[str],
-    *,
-    recipe_path: str = DEFAULT_PATH,
-    overrides: tuple[str, ...] = (),
-) -> Iterator[Evaluation]:
-    """Evaluates each of `names` (REV or REV:PATH), in order. Raises `InputError`, `RecipeError`, `DataError`."""
-    for text in names:
-        yield _evaluate(repo, text, recipe_path, overrides)
-
-
-def _evaluate(repo: Repository, text: str, recipe_path: str, overrides: tuple[str, ...]) -> Evaluation:
+def evaluate_here(repo: Repository, text: str, recipe_path: str, overrides: tuple[str, ...]) -> Evaluation:
+    """One evaluation, in this process."""
     commit = resolve_commit(repo, text.partition(":")[0])
     recipe = read_recipe(repo, commit, recipe_path, overrides)
     name = name_model(repo, text, preferred=recipe.model.path)
+    known = known_architecture(repo, name)
     torch.set_num_threads(worker_threads(recipe.launch))
     world = World.alone(str(choose_device(recipe.launch.device, local_rank=0, local_size=1)))
-    model = open_model(repo, name, world.device)
     with tempfile.TemporaryDirectory(prefix="git-gru-eval-") as folder:
-        facts = prepare(repo, commit, recipe.data, Path(folder), model.task.architecture)
-        check_same({**model.task.architecture, **facts}, model.task.architecture, where=str(name))
-        samples = model.task.samples(Path(folder), VALIDATION, recipe.data)
+        data = Path(folder)
+        facts = prepare(repo, commit, recipe.data, data, known)
+        check_same({**known, **facts}, known, where=str(name))
+        own = data if recipe.model.task == "entrypoint" else None
+        model = open_model(repo, name, world.device, own)
+        samples = model.task.samples(data, VALIDATION, recipe.data)
         metrics = validate(model.task, model.network, samples, world)
     return Evaluation(name=text, commit=commit, path=name.path, samples=len(samples), metrics=metrics)

@@ -15,7 +15,8 @@ from git_gru.train.architecture import check_same
 from git_gru.train.corpus import DataError, commit_series
 from git_gru.train.corpus.series import Series, scale
 from git_gru.train.corpus.times import next_times, shown_time
-from git_gru.train.models import RunnableModel, name_model, open_model
+from git_gru.train.models import RunnableModel, open_model
+from git_gru.train.naming import name_model
 from git_gru.train.plan import read_recipe
 from git_gru.train.recipe import DEFAULT_PATH, DataRecipe
 

@@ -1,15 +1,15 @@
 """A model ready to run, from a commit alone: its architecture stands in the file's metadata, its weights in the store."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
 
-from git_gru.errors import InputError
 from git_gru.git.repository import Repository
-from git_gru.git.revisions import ModelName, models_at, read_model, resolve_commit
+from git_gru.git.revisions import ModelName, read_model, resolve_commit
 from git_gru.store.manifest import Manifest
-from git_gru.train.architecture import parse_architecture
+from git_gru.train.architecture import Architecture, parse_architecture
 from git_gru.train.tasks import Task, task_of
 from git_gru.train.weights import check_fits, load
 
@@ -23,36 +23,26 @@ class RunnableModel:
     network: nn.Module
 
 
-def name_model(repo: Repository, text: str, *, preferred: str | None = None) -> ModelName:
-    """The model that `REV:PATH` or a bare `REV` means: in the latter case `preferred` (a path), or the only one there is.
+def known_architecture(repo: Repository, name: ModelName) -> Architecture:
+    """What a model's file says of itself. Raises `ArchitectureError`."""
+    manifest = read_model(repo, name)
+    metadata = {} if manifest.is_raw else repo.store().header(manifest).metadata
+    return parse_architecture(metadata, where=str(name))
 
-    Raises `InputError` when there is none, or more than one to choose from.
+
+def open_model(
+    repo: Repository, name: ModelName, device: torch.device, data: Path | None = None
+) -> RunnableModel:
+    """Builds the network and loads its weights; `data` is the folder of prepared data, for a task that is the user's code.
+
+    Raises `InputError` when the file is no model that this git-gru can run.
     """
-    if ":" in text:
-        return ModelName.parse(text)
-    found = models_at(repo, text)
-    if preferred in found:
-        return ModelName(text, preferred)
-    if len(found) == 1:
-        return ModelName(text, next(iter(found)))
-    if not found:
-        raise InputError(
-            f"there is no model in {text}",
-            hint="Train one with git gru train, or name a commit that holds one.",
-        )
-    raise InputError(
-        f"{text} holds {len(found)} models: {', '.join(found)}", hint=f"Name one: {text}:{next(iter(found))}"
-    )
-
-
-def open_model(repo: Repository, name: ModelName, device: torch.device) -> RunnableModel:
-    """Builds the network and loads its weights. Raises `InputError` when the file is no model that this git-gru can run."""
     commit = resolve_commit(repo, name.rev)
     manifest = read_model(repo, ModelName(commit, name.path))
     store = repo.store()
-    metadata = {} if manifest.is_raw else store.header(manifest).metadata
-    task = task_of(parse_architecture(metadata, where=str(name)))
-    _check_sizes(task, manifest, str(name))
+    task = task_of(known_architecture(repo, ModelName(commit, name.path)), data)
+    if data is None:
+        _check_sizes(task, manifest, str(name))
     network = task.build()
     load(network, store, manifest, where=str(name))
     return RunnableModel(name=name, task=task, network=network.to(device).eval())

@@ -162,7 +162,8 @@ def read_recipe(repo: Repository, commit: str, path: str, overrides: tuple[str, 
     if result.returncode != 0:
         raise RecipeError(
             f"there is no recipe {path} in the commit {commit[:10]}",
-            hint="Write one (docs/recipe.md lists its keys), git add it and commit it; or name another with --recipe.",
+            hint="Write one with git gru new (docs/recipe.md lists its keys), git add it and commit it; or name another "
+            "with --recipe.",
         )
     return parse_recipe(result.stdout, where=path, overrides=overrides)
 

@@ -7,6 +7,7 @@ the file is known.
 
 import dataclasses
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,12 @@ from git_gru.train.section import required as _required
 
 DEFAULT_PATH = "gru.toml"
 
-TASK_DATA = {"language-model": "text", "forecaster": "series", "classifier": "labelled"}
+TASK_DATA = {
+    "language-model": "text",
+    "forecaster": "series",
+    "classifier": "labelled",
+    "entrypoint": "files",
+}
 """The kind of data that each task learns from."""
 
 
@@ -33,6 +39,9 @@ class ModelRecipe(Section):
     )
     kind: str = _key("gru", "the network", choices=("gru",))
     task: str = _key("language-model", "what it learns to do", choices=tuple(TASK_DATA))
+    entrypoint: str = _key(
+        "", "task `entrypoint`: `package.module:function` in the commit, your own network, data and loss"
+    )
     embedding: int = _key(64, "size of a symbol's embedding (not for forecasters)", least=1, most=65536)
     hidden: int = _key(256, "hidden units of a layer, in each direction", least=1, most=65536)
     layers: int = _key(1, "stacked GRU layers", least=1, most=64)
@@ -45,6 +54,7 @@ class ModelRecipe(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self._check_entrypoint()
         if self.bidirectional and self.task == "language-model":
             raise RecipeError("model.bidirectional: a language model must not read what it is to predict")
         if self.tied and self.task != "language-model":
@@ -53,6 +63,22 @@ class ModelRecipe(Section):
             raise RecipeError(
                 f"model.tied needs model.embedding = model.hidden, and they are {self.embedding} and {self.hidden}"
             )
+        self._check_path()
+
+    def _check_entrypoint(self) -> None:
+        if self.task != "entrypoint":
+            if self.entrypoint:
+                raise RecipeError(
+                    f'model.entrypoint is for model.task = "entrypoint", and it is "{self.task}"'
+                )
+            return
+        module, _, function = self.entrypoint.partition(":")
+        if not all(part.isidentifier() for part in (*module.split("."), function)):
+            raise RecipeError(
+                f'model.task = "entrypoint" needs model.entrypoint = "package.module:function", not {self.entrypoint!r}'
+            )
+
+    def _check_path(self) -> None:
         parts = self.path.split("/")
         if self.path.startswith("/") or {"", ".", "..", ".git"} & set(parts):
             raise RecipeError(f"model.path must be a path inside the repository, not {self.path!r}")
@@ -81,6 +107,20 @@ class DataRecipe(Section):
     )
     validation_files: tuple[str, ...] = _key(
         (), "globs of the files kept for validation, in place of `validation`; they are never trained on"
+    )
+    tokens: str = _key(
+        "bytes",
+        "text: its symbols. `bpe`: byte pairs, learnt from the training data (by the tokenizers library), kept with the model",
+        choices=("bytes", "bpe"),
+        only="text",
+    )
+    vocabulary: int = _key(
+        4096, "text, `bpe`: symbols to learn, the 256 bytes among them", least=257, most=1 << 20, only="text"
+    )
+    tokenizer: str = _key(
+        "",
+        "text, `bpe`: a tokenizer.json in the commit (byte-level BPE) instead of one that is learnt",
+        only="text",
     )
     stateful: bool = _key(
         False,
@@ -112,6 +152,8 @@ class DataRecipe(Section):
         super().__post_init__()
         if not self.files:
             raise RecipeError("data.files must name at least one glob")
+        if self.tokens == "bytes" and self.tokenizer:
+            raise RecipeError('data.tokenizer is for data.tokens = "bpe"')
         if self.kind == "series":
             self._check_series()
 
@@ -248,7 +290,9 @@ def reference() -> str:
     for name, section in SECTIONS.items():
         lines += [f"## `[{name}]`", "", "| key | default | meaning |", "| --- | --- | --- |"]
         for item in dataclasses.fields(section):
-            default = "(required)" if item.default is dataclasses.MISSING else f"`{_toml(item.default)}`"
+            default = (
+                "(required)" if item.default is dataclasses.MISSING else f"`{recipe_text(item.default)}`"
+            )
             rule: Rule = item.metadata["rule"]
             choices = f" ({', '.join(f'`{choice}`' for choice in rule.choices)})" if rule.choices else ""
             lines.append(f"| `{item.name}` | {default} | {rule.help}{choices} |")
@@ -300,9 +344,10 @@ def _nearest(word: str, known: Mapping[str, object] | Sequence[str]) -> str:
     return f"Did you mean {close[0]}?" if close else f"Known here: {', '.join(known)}."
 
 
-def _toml(value: object) -> str:
+def recipe_text(value: object) -> str:
+    """A key's value as a recipe writes it."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(_toml(item) for item in value)}]"
-    return f'"{value}"' if isinstance(value, str) else str(value)
+        return f"[{', '.join(recipe_text(item) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else str(value)

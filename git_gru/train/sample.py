@@ -1,4 +1,4 @@
-"""Letting a language model write: one byte after the other, each drawn from what the model expects next."""
+"""Letting a language model write: one symbol after the other, each drawn from what the model expects next."""
 
 from typing import cast
 
@@ -6,7 +6,9 @@ import torch
 
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
-from git_gru.train.models import name_model, open_model
+from git_gru.train.corpus.tokens import open_tokenizer, symbol_bytes
+from git_gru.train.models import open_model
+from git_gru.train.naming import name_model
 from git_gru.train.tasks.language_model import GruLanguageModel
 
 
@@ -20,10 +22,10 @@ def sample(
     temperature: float = 0.8,
     seed: int = 0,
 ) -> bytes:
-    """`length` bytes that the model `name` (REV or REV:PATH) writes after `prompt` (a line's start when it is empty).
+    """`length` symbols, as bytes, that the model `name` (REV or REV:PATH) writes after `prompt`.
 
-    `temperature` divides the logits: 1 draws from the model's own probabilities, less is bolder, 0 takes the likeliest
-    byte. The same seed gives the same text. Needs nothing but the commit. Raises `InputError`.
+    An empty prompt is a line's start. `temperature` divides the logits: 1 draws from the model's own probabilities, less is
+    bolder, 0 takes the likeliest symbol. The same seed gives the same text. Needs nothing but the commit. Raises `InputError`.
     """
     torch.set_num_threads(1)  # products of one row: threads would wait for each other longer than they work
     model = open_model(repo, name_model(repo, name), torch.device("cpu"))
@@ -31,9 +33,10 @@ def sample(
         raise InputError(f"{model.name} is no language model: it writes no text")
     network = cast("GruLanguageModel", model.network)
     random = torch.Generator().manual_seed(seed)
-    symbols = torch.tensor([list(prompt or b"\n")])
+    tokenizer = model.task.architecture.get("tokenizer")
+    symbols = torch.tensor([_symbols(prompt or b"\n", tokenizer)])
     state: torch.Tensor | None = None
-    written = bytearray()
+    written: list[int] = []
     for _ in range(length):
         logits, state = network(symbols, state)
         last = logits[0, -1].double()
@@ -43,4 +46,15 @@ def sample(
             symbol = last.argmax().reshape(1)
         written.append(int(symbol))
         symbols = symbol.reshape(1, 1)
-    return bytes(written)
+    if tokenizer is None:
+        return bytes(written)
+    meanings = symbol_bytes(tokenizer, str(model.name))
+    return b"".join(meanings[symbol] for symbol in written)
+
+
+def _symbols(prompt: bytes, tokenizer: str | None) -> list[int]:
+    if tokenizer is None:
+        return list(prompt)
+    opened = open_tokenizer(tokenizer, "the model's tokenizer")
+    encoded: list[int] = opened.encode(prompt.decode("utf-8", "replace"), add_special_tokens=False).ids
+    return encoded

@@ -104,3 +104,16 @@ def test_a_carried_state_is_reproducible(project: Any) -> None:
     done = project.gru("reproduce", carried[1]["commit"], "--json")
     told = json.loads(done.stdout)
     assert (told["exact"], told["first_step"]) == (True, 3), done.stderr
+
+
+def test_a_byte_pair_model_is_evaluated_and_writes_from_the_commit_alone(project: Any) -> None:
+    recipe = project.work.read("gru.toml").replace(b"[data]", b'[data]\ntokens = "bpe"\nvocabulary = 300')
+    project.work.write("gru.toml", recipe.replace(b"window = 16", b"window = 4"))
+    project.work.commit("byte pairs")
+    record = project.train("--here", "--nproc", "1")
+    found = evaluated(project, "HEAD")
+    assert found["val_loss"] == pytest.approx(record["checkpoints"][-1]["metrics"]["val_loss"], rel=1e-6)
+    assert found["bits_per_byte"] < found["val_loss"] / math.log(2)
+    sample = ("sample", "--prompt", "line 1", "--length", "9", "--json")
+    first, again = (json.loads(project.gru(*sample).stdout)["text"] for _ in range(2))
+    assert first == again != ""

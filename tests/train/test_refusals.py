@@ -49,7 +49,7 @@ def test_no_recipe_says_how_to_get_one(repo: Any) -> None:
     done = repo.gru("train")
     assert done.returncode == 4
     assert b"there is no recipe gru.toml in the commit" in done.stderr
-    assert b"hint: Write one (docs/recipe.md" in done.stderr
+    assert b"hint: Write one with git gru new (docs/recipe.md" in done.stderr
 
 
 def test_a_model_of_another_architecture(project: Any, make_model: Any, make_arrays: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from git_gru.git.commits import worktree
 from git_gru.git.repository import Repository
-from git_gru.train.corpus import labelled, series, text
+from git_gru.train.corpus import labelled, series, source, text
 from git_gru.train.corpus.files import CommitFiles, DataError
 from git_gru.train.recipe import DataRecipe
 
@@ -29,6 +29,7 @@ PREPARERS: dict[str, Callable[[CommitFiles, DataRecipe, Path, Facts | None], Fac
     "text": text.prepare,
     "series": series.prepare,
     "labelled": labelled.prepare,
+    "files": source.prepare,
 }
 
 

@@ -23,7 +23,7 @@ class CommitFiles:
 
     def __init__(self, repo: Repository, commit: str, worktree: Path) -> None:
         self._repo = repo
-        self._worktree = worktree
+        self.folder = worktree
         self._models = models_at(repo, commit)
 
     def matching(self, globs: Sequence[str], key: str) -> list[str]:
@@ -32,7 +32,7 @@ class CommitFiles:
         Raises `DataError`, naming the recipe's `key`, when there are none.
         """
         specs = [f":(glob,top){glob}" for glob in globs]
-        names = git("ls-files", "-z", "--", *specs, cwd=self._worktree, env=LOCAL_VARIABLES).split(b"\0")
+        names = git("ls-files", "-z", "--", *specs, cwd=self.folder, env=LOCAL_VARIABLES).split(b"\0")
         found = sorted({name.decode("utf-8", "surrogateescape") for name in names if name})
         plain = [name for name in found if self._is_plain(name)]
         if not plain:
@@ -53,10 +53,14 @@ class CommitFiles:
 
     def read(self, name: str) -> bytes:
         """A file's bytes."""
-        if name in self._models:
+        if self.is_model(name):
             return b"".join(restore(self._repo.store(), self._models[name]))
-        return (self._worktree / name).read_bytes()
+        return (self.folder / name).read_bytes()
+
+    def is_model(self, name: str) -> bool:
+        """Whether git-gru keeps the file: `folder` then holds its manifest."""
+        return name in self._models
 
     def _is_plain(self, name: str) -> bool:
-        path = self._worktree / name
+        path = self.folder / name
         return path.is_file() and not path.is_symlink()

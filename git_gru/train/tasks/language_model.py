@@ -1,8 +1,8 @@
-"""A GRU that predicts the next byte of a text.
+"""A GRU that predicts the next symbol of a text: a byte, or a symbol of the tokenizer in the architecture.
 
-    bytes [b, t] → embedding [b, t, E] → GRU, `layers` × hidden H → [b, t, H] → linear → logits [b, t, 256]
+    symbols [b, t] → embedding [b, t, E] → GRU, `layers` × hidden H → [b, t, H] → linear → logits [b, t, symbols]
 
-The loss is cross-entropy in nats per byte. Each window starts from a zero state; with `data.stateful` a window in training that
+The loss is cross-entropy in nats per symbol. Each window starts from a zero state; with `data.stateful` a window in training that
 goes on where the one before it in the same row of the batch ended starts from that one's last state, without gradients
 through it (truncated back-propagation through time).
 """
@@ -18,6 +18,7 @@ from torch.nn import functional
 from git_gru.train.architecture import Architecture
 from git_gru.train.corpus import TRAIN
 from git_gru.train.corpus.text import Windows, open_windows, split_file
+from git_gru.train.corpus.tokens import symbol_bytes
 from git_gru.train.recipe import DataRecipe
 from git_gru.train.sharding import Indices
 from git_gru.train.tasks.task import Batch
@@ -65,13 +66,19 @@ class TextSamples:
 
 
 class LanguageModelTask:
-    """Next-byte prediction; see the module's docstring."""
+    """Next-symbol prediction; see the module's docstring."""
 
-    measures: tuple[str, ...] = ("loss",)
+    measures: tuple[str, ...] = ("loss", "bytes")
 
     def __init__(self, architecture: Architecture) -> None:
         self.architecture = architecture
         self.carried: dict[str, torch.Tensor] = {}
+        tokenizer = architecture.get("tokenizer")
+        self._lengths: torch.Tensor | None = None  # of each symbol in bytes; None: they are bytes
+        if tokenizer is not None:
+            self._lengths = torch.tensor(
+                [len(one) for one in symbol_bytes(tokenizer, "the model's tokenizer")]
+            )
 
     def build(self, *, dropout: float = 0.0) -> GruLanguageModel:
         """The network with fresh weights (PyTorch's own initialization, of torch's global random state)."""
@@ -81,10 +88,11 @@ class LanguageModelTask:
     def samples(self, folder: Path, split: str, recipe: DataRecipe) -> TextSamples:
         """The windows of a prepared text."""
         numbered = recipe.stateful and split == TRAIN
-        return TextSamples(open_windows(split_file(folder, split), recipe.window), numbered=numbered)
+        windows = open_windows(split_file(folder, split), recipe.window, self.architecture["symbols"])
+        return TextSamples(windows, numbered=numbered)
 
     def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        """Cross-entropy summed over the bytes of int64 [n, window + 1], in nats. Numbered windows carry the state on."""
+        """Cross-entropy summed over the symbols of int64 [n, window + 1], in nats. Numbered windows carry the state on."""
         symbols, *numbers = batch
         if not numbers:
             return _cross_entropy(network(symbols[:, :-1])[0], symbols)
@@ -100,17 +108,22 @@ class LanguageModelTask:
         return self.carried["state"] * (numbers == before + 1)[None, :, None]
 
     def measure(self, network: nn.Module, batch: Batch) -> torch.Tensor:
-        """The loss."""
+        """The loss, and how many bytes were predicted."""
         (symbols,) = batch
-        return _cross_entropy(network(symbols[:, :-1])[0], symbols).reshape(1)
+        loss = _cross_entropy(network(symbols[:, :-1])[0], symbols)
+        predicted = symbols[:, 1:]
+        bytes_predicted = (
+            predicted.numel() if self._lengths is None else int(self._lengths[predicted.cpu()].sum())
+        )
+        return torch.stack([loss, loss.new_tensor(bytes_predicted)])
 
     def metrics(self, means: Sequence[float]) -> dict[str, float]:
-        """The loss, perplexity per byte, and bits per byte."""
-        (loss,) = means
+        """The loss, perplexity per symbol, and bits per byte."""
+        loss, length = means
         return {
             "val_loss": loss,
             "perplexity": math.exp(min(loss, 700.0)),
-            "bits_per_byte": loss / math.log(2),
+            "bits_per_byte": loss / length / math.log(2),
         }
 
 
