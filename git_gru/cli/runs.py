@@ -7,7 +7,10 @@ import click
 from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run, read_record, run_ids
+from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.record import RunRecord
+
+_SHOWN_SAMPLES = 16
 
 
 @click.group("runs", short_help="List training runs.", invoke_without_command=True)
@@ -63,6 +66,8 @@ def show_run(run: str, as_json: bool) -> None:
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
+             "incidents": [{"kind", "step", "message", "action": "stop" | "rollback" | "none", "rank", "samples",
+             "gradient_norms", "back_to", "skipped", "lr_scale"}],
              "failure": {"message", "rank", "host", "log"} or null}
     """
     repo = Repository.find()
@@ -92,6 +97,8 @@ def _show(record: RunRecord) -> None:
             line(f"         {more}")
         if record.failure.log:
             line(f"log      {record.failure.log}")
+    for incident in record.incidents:
+        _show_incident(incident)
     if not record.checkpoints:
         return
     line()
@@ -105,6 +112,18 @@ def _show(record: RunRecord) -> None:
         for made in record.checkpoints
     ]
     table(("step", "commit", *metrics), rows, right=("step", *metrics))
+
+
+def _show_incident(incident: Incident) -> None:
+    """What the guard caught: the sentence, then what led there."""
+    line()
+    line(f"guard    step {incident.step}: {sentence(incident)}")
+    if incident.samples:
+        who = "" if incident.rank is None else f" of worker {incident.rank}"
+        more = f" … ({len(incident.samples)} in all)" if len(incident.samples) > _SHOWN_SAMPLES else ""
+        line(f"samples  {' '.join(str(sample) for sample in incident.samples[:_SHOWN_SAMPLES])}{more}{who}")
+    for name, norm in incident.gradient_norms.items():
+        line(f"gradient {'no number' if norm is None else f'{norm:.4g}':>9}  {name}")
 
 
 def _last_loss(record: RunRecord) -> str:

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from git_gru.errors import StoreError
+from git_gru.runs.incidents import Incident, parse_incident
 
 VERSION = 1
 
@@ -63,6 +64,7 @@ class RunRecord:
     `recipe` is the recipe as it took effect (defaults filled in, `overrides` applied). `source` is the commit that the
     run started from (`dirty`: a snapshot of an unclean worktree, kept by `refs/gru/runs/<id>/source`). `steps` is how
     many it was to do, `step` how many it has done; `initial` holds the validation metrics before the first step.
+    `incidents` are what the guard caught, oldest first.
     """
 
     id: str
@@ -87,6 +89,7 @@ class RunRecord:
     environment: Mapping[str, str] = field(default_factory=dict)
     host: str
     pid: int
+    incidents: tuple[Incident, ...] = ()
     failure: Failure | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -111,6 +114,7 @@ def parse_record(data: bytes, *, where: str) -> RunRecord:
         fields["state"] = RunState(fields["state"])
         fields["overrides"] = tuple(fields["overrides"])
         fields["checkpoints"] = tuple(Checkpoint(**checkpoint) for checkpoint in fields["checkpoints"])
+        fields["incidents"] = tuple(parse_incident(incident) for incident in fields.get("incidents", ()))
         if fields["failure"] is not None:
             fields["failure"] = Failure(**fields["failure"])
         return RunRecord(**fields)

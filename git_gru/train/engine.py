@@ -1,9 +1,12 @@
 """The training loop, the same on every rank.
 
     step:  batch of this rank → loss → backward (the strategy synchronises) → clip → optimizer
+    every `guard.check_every` steps and before what follows: the guard looks at losses, gradients and weights
     every `log_every` steps: the loss and the throughput are written down (rank 0)
     every `eval_every` and `checkpoint_every` steps, and at the end: validation, sharded over the ranks
     every `checkpoint_every` steps and at the end: rank 0's recorder makes a commit
+
+What the guard catches ends the run or takes it back to the last checkpoint, and on from there with other data.
 
 Once a step the ranks ask each other whether one of them was told to stop (`job.stop`), so all leave after the same step; the
 last one is then made a checkpoint.
@@ -17,17 +20,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from git_gru.errors import RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import read_model
+from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.metrics import Event
 from git_gru.train.architecture import architecture_of
 from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE
+from git_gru.train.guard import DivergedError, Guard
+from git_gru.train.heartbeat import Heartbeat, Phase
 from git_gru.train.job import Job
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import BatchPlan, share
+from git_gru.train.sharding import BatchPlan, Indices, share
 from git_gru.train.sync import build_strategy
 from git_gru.train.tasks import Samples, Task, task_of
 from git_gru.train.weights import as_kept, load, snapshot
@@ -35,10 +40,6 @@ from git_gru.train.world import World
 
 VALIDATION_BATCH = 64
 """Samples of a validation batch. Fixed: sums over these batches come out the same on any number of ranks."""
-
-
-class DivergedError(RunFailedError):
-    """The loss is no number any more."""
 
 
 @dataclass
@@ -73,41 +74,76 @@ class Engine:
         self._batches = BatchPlan(samples=len(self._train), batch=recipe.train.batch, seed=recipe.train.seed)
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
+        self._heart = Heartbeat(job.heartbeats / str(world.rank))
+        self._guard = Guard(
+            recipe.guard,
+            self._network,
+            self._optimizer,
+            world,
+            tell=self._tell_incident,
+            samples=self._samples,
+        )
 
     def run(self) -> None:
         """Trains to the last step, or until it is told to stop."""
-        recipe = self._recipe.train
+        with self._heart:
+            self._train_on()
+
+    def _train_on(self) -> None:
+        step, stopping = 0, False
         self._tell(0, validation=self._validate(0))
-        for step in range(1, recipe.steps + 1):
+        self._guard.keep(0)
+        while step < self._recipe.train.steps and not stopping:
+            step += 1
+            self._heart.at(step, Phase.DATA)
             self._step(step)
+            self._heart.at(step, Phase.UPDATE)
             stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
-            last = stopping or step == recipe.steps
-            if last or step % recipe.log_every == 0:
-                self._log(step)
-            if last or step % recipe.checkpoint_every == 0:
-                self._checkpoint(step)
-            elif recipe.eval_every and step % recipe.eval_every == 0:
-                self._tell(step, validation=self._validate(step))
-            if stopping:
-                break
+            try:
+                self._after_step(step, last=stopping or step == self._recipe.train.steps)
+            except DivergedError as error:
+                step = self._guard.recover(error, step)
+                self._meter = self._fresh_meter()
+
+    def _after_step(self, step: int, *, last: bool) -> None:
+        """What is due after a step: a look by the guard, a line of the log, a validation, a checkpoint."""
+        recipe = self._recipe.train
+        logging = last or step % recipe.log_every == 0
+        checkpointing = last or step % recipe.checkpoint_every == 0
+        evaluating = not checkpointing and recipe.eval_every > 0 and step % recipe.eval_every == 0
+        if self._guard.due() or logging or checkpointing or evaluating:
+            self._guard.check()
+        if logging:
+            self._log(step)
+        if checkpointing or evaluating:
+            self._heart.at(step, Phase.CHECKPOINT)
+        if checkpointing:
+            self._checkpoint(step)
+            self._guard.keep(step)
+        elif evaluating:
+            self._tell(step, validation=self._validate(step))
 
     def _step(self, step: int) -> None:
         start = time.perf_counter()
         recipe, world = self._recipe.train, self._world
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        mine = self._batches.indices(step)[share(recipe.batch, world.size, world.rank)]
+            group["lr"] = self._learning_rate(step)
+        mine = self._samples(step, world.rank)
         terms = len(mine) * self._train.terms
         batch = self._train.batch(mine).to(world.device)
         self._network.train()
+        self._heart.at(step, Phase.COMPUTE)
         with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
             loss = self._task.loss(self._strategy.module, batch)
         (loss * self._strategy.weight(terms, self._batch_terms)).backward()  # type: ignore[no-untyped-call]
+        norms = self._guard.gradient_norms()
         if recipe.clip:
-            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip)
+            whole = torch.linalg.vector_norm(norms)
+            nn.utils.clip_grads_with_norm_(self._network.parameters(), recipe.clip, whole)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._strategy.after_step(step)
+        self._guard.saw(step, loss.detach(), terms, norms)
         self._meter.loss += (
             loss.detach()
         )  # stays on the device: reading it would wait for a GPU at every step
@@ -126,10 +162,18 @@ class Engine:
         rate = round(meter.steps * self._batch_terms / seconds, 1)
         self._recorder.event(
             Event(
-                time=time.time(), step=step, loss=loss / terms, lr=learning_rate(self._recipe.train, step),
+                time=time.time(), step=step, loss=loss / terms, lr=self._learning_rate(step),
                 tokens_per_s=rate,
             )
         )  # fmt: skip
+
+    def _samples(self, step: int, rank: int | None) -> Indices:
+        """The samples of a step: those of one rank, or of the whole batch."""
+        batch = self._batches.indices(step + self._guard.course.skipped)
+        return batch if rank is None else batch[share(len(batch), self._world.size, rank)]
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self._recipe.train, step) * self._guard.course.lr_scale
 
     def _fresh_meter(self) -> Meter:
         return Meter(torch.zeros((), device=self._world.device))
@@ -146,10 +190,14 @@ class Engine:
         with as_kept(self._network, self._recipe.model.dtype):
             loss = validation_loss(self._task, self._network, self._validation, self._world)
         if not math.isfinite(loss):
-            raise DivergedError(
-                f"the validation loss is {loss} after step {step}: lower train.lr, or set train.clip"
-            )
+            raise self._guard.diverged(step, loss)
         return {"val_loss": loss}
+
+    def _tell_incident(self, incident: Incident) -> None:
+        if self._recorder is not None:
+            self._recorder.event(
+                Event(time=time.time(), step=incident.step, incident=incident, message=sentence(incident))
+            )
 
     def _tell(self, step: int, *, validation: dict[str, float]) -> None:
         if self._recorder is not None:

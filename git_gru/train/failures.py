@@ -11,6 +11,7 @@ import socket
 from typing import Any
 
 from git_gru.runs.record import Failure
+from git_gru.train.heartbeat import Stall
 from git_gru.train.job import Job
 
 LOG_BYTES = 256 << 10
@@ -37,6 +38,12 @@ def find_cause(job: Job, returncode: int) -> Failure:
         return Failure(message=f"the agent ended without a word ({how})", host=host, log=str(job.agent_log))
     cause = min(failures, key=_rank_of_blame)
     return Failure(message=_sentence(cause), rank=cause["rank"], host=host, log=_log_of(job, cause["rank"]))
+
+
+def stall_cause(job: Job, stall: Stall) -> Failure:
+    """The failure of a run that was ended because a worker stood still."""
+    log = None if stall.rank is None else _log_of(job, stall.rank)
+    return Failure(message=str(stall), rank=stall.rank, host=socket.gethostname(), log=log)
 
 
 def collect_logs(job: Job) -> dict[str, bytes]:

@@ -30,7 +30,8 @@ from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
 from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE, prepare
-from git_gru.train.failures import collect_logs, find_cause
+from git_gru.train.failures import collect_logs, find_cause, stall_cause
+from git_gru.train.heartbeat import Stall, StallWatch
 from git_gru.train.job import Job
 from git_gru.train.plan import Plan, forget_snapshot
 from git_gru.train.processes import worker_threads
@@ -126,6 +127,8 @@ def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunReco
     _keep(repo, job, record)
     watcher.started(record)
     follower = EventFollower(job.events)
+    shutil.rmtree(job.heartbeats, ignore_errors=True)
+    stalls, stall = StallWatch(job.heartbeats, plan.recipe.guard.stall), None
     with _interrupts() as interrupts, _agent(job) as agent:
         told = False
         while True:
@@ -141,14 +144,17 @@ def _follow(repo: Repository, plan: Plan, job: Job, watcher: Watcher) -> RunReco
                 told = True
                 job.stop.touch()
                 watcher.stopping()
-            if interrupts.count > 1:
+            stall = stall or stalls.poll()
+            if interrupts.count > 1 or stall is not None:
                 _end(agent)
             time.sleep(POLL_SECONDS)
         killed = interrupts.count > 1
-    return _settle(repo, job, record, agent.returncode, killed=killed)
+    return _settle(repo, job, record, agent.returncode, killed=killed, stall=stall)
 
 
-def _settle(repo: Repository, job: Job, record: RunRecord, returncode: int, *, killed: bool) -> RunRecord:
+def _settle(
+    repo: Repository, job: Job, record: RunRecord, returncode: int, *, killed: bool, stall: Stall | None
+) -> RunRecord:
     """The record's last version, written down. Raises `RunFailedError` when the workers failed."""
     record = replace(record, ended=time.time())
     if returncode == 0 or killed:
@@ -156,7 +162,7 @@ def _settle(repo: Repository, job: Job, record: RunRecord, returncode: int, *, k
         record = replace(record, state=RunState.FINISHED if done else RunState.STOPPED)
         _keep(repo, job, record)
         return record
-    failure = find_cause(job, returncode)
+    failure = stall_cause(job, stall) if stall is not None else find_cause(job, returncode)
     _keep(repo, job, replace(record, state=RunState.FAILED, failure=failure))
     raise RunFailedError(_failure_sentence(record, failure), hint=_failure_hint(job, record, failure))
 
@@ -206,6 +212,10 @@ def _with_event(record: RunRecord, event: Event) -> RunRecord:
         changes["initial"] = event.validation
     if event.tokens_per_s is not None:
         changes["tokens_per_s"] = event.tokens_per_s
+    if event.incident is not None:
+        changes["incidents"] = (*record.incidents, event.incident)
+        if event.incident.back_to is not None:
+            changes["step"] = event.incident.back_to
     if event.commit is not None:
         made = Checkpoint(step=event.step, commit=event.commit, metrics=event.validation)
         changes["checkpoints"] = (*record.checkpoints, made)
