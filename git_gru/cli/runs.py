@@ -8,7 +8,7 @@ from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run, read_record, run_ids
 from git_gru.runs.incidents import Incident, sentence
-from git_gru.runs.record import RunRecord
+from git_gru.runs.record import Failure, RunRecord
 
 _SHOWN_SAMPLES = 16
 
@@ -68,7 +68,7 @@ def show_run(run: str, as_json: bool) -> None:
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
              "incidents": [{"kind", "step", "message", "action": "stop" | "rollback" | "none", "rank", "samples",
              "gradient_norms", "back_to", "skipped", "lr_scale"}],
-             "failure": {"message", "rank", "host", "log"} or null}
+             "failure": {"message", "rank", "host", "log", "step", "metrics", "traceback", "hint"} or null}
     """
     repo = Repository.find()
     record = read_record(repo, find_run(repo, run))
@@ -90,13 +90,7 @@ def _show(record: RunRecord) -> None:
     if record.tokens_per_s:
         line(f"speed    {record.tokens_per_s:,.0f} tokens/s")
     if record.failure:
-        who = "" if record.failure.rank is None else f"worker {record.failure.rank}: "
-        first, *rest = record.failure.message.splitlines() or [""]
-        line(f"failure  {who}{first}")
-        for more in rest:
-            line(f"         {more}")
-        if record.failure.log:
-            line(f"log      {record.failure.log}")
+        _show_failure(record.failure)
     for incident in record.incidents:
         _show_incident(incident)
     if not record.checkpoints:
@@ -112,6 +106,28 @@ def _show(record: RunRecord) -> None:
         for made in record.checkpoints
     ]
     table(("step", "commit", *metrics), rows, right=("step", *metrics))
+
+
+def _show_failure(failure: Failure) -> None:
+    """Why it failed: the sentence, where and when, what it mostly comes from, the traceback."""
+    who = "" if failure.rank is None else f"worker {failure.rank}: "
+    first, *rest = failure.message.splitlines() or [""]
+    line(f"failure  {who}{first}")
+    for more in rest:
+        line(f"         {more}")
+    where = [f"on {failure.host}"] if failure.host else []
+    where += [f"step {failure.step}"] if failure.step is not None else []
+    where += [f"{name} {value:.4g}" for name, value in failure.metrics.items()]
+    if where:
+        line(f"where    {', '.join(where)}")
+    if failure.hint:
+        line(f"hint     {failure.hint}")
+    if failure.log:
+        line(f"log      {failure.log}")
+    if failure.traceback:
+        line()
+        for text in failure.traceback.splitlines():
+            line(text)
 
 
 def _show_incident(incident: Incident) -> None:

@@ -45,7 +45,8 @@ def command(
 
     The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
     training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
-    a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7.
+    a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7, one that
+    diverged with 8.
 
     \b
     --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},

@@ -49,12 +49,20 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a run failed: a sentence, and where known the rank, its host and the name of its log in the record."""
+    """Why a run failed: a sentence, and where known the rank, its host, the name of its log, and its traceback.
+
+    `step` is the one it failed in, or else the last that was written down; `metrics` are the last that were. `hint` says what
+    such a failure mostly comes from.
+    """
 
     message: str
     rank: int | None = None
     host: str | None = None
     log: str | None = None
+    step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    traceback: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.metrics import Event
 from git_gru.train.architecture import architecture_of
 from git_gru.train.corpus import TRAIN_FILE, VALIDATION_FILE
+from git_gru.train.failures import step_noted
 from git_gru.train.guard import DivergedError, Guard
 from git_gru.train.heartbeat import Heartbeat, Phase
 from git_gru.train.job import Job
@@ -86,24 +87,21 @@ class Engine:
 
     def run(self) -> None:
         """Trains to the last step, or until it is told to stop."""
-        with self._heart:
-            self._train_on()
-
-    def _train_on(self) -> None:
         step, stopping = 0, False
-        self._tell(0, validation=self._validate(0))
-        self._guard.keep(0)
-        while step < self._recipe.train.steps and not stopping:
-            step += 1
-            self._heart.at(step, Phase.DATA)
-            self._step(step)
-            self._heart.at(step, Phase.UPDATE)
-            stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
-            try:
-                self._after_step(step, last=stopping or step == self._recipe.train.steps)
-            except DivergedError as error:
-                step = self._guard.recover(error, step)
-                self._meter = self._fresh_meter()
+        with self._heart, step_noted(lambda: step):
+            self._tell(0, validation=self._validate(0))
+            self._guard.keep(0)
+            while step < self._recipe.train.steps and not stopping:
+                step += 1
+                self._heart.at(step, Phase.DATA)
+                self._step(step)
+                self._heart.at(step, Phase.UPDATE)
+                stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
+                try:
+                    self._after_step(step, last=stopping or step == self._recipe.train.steps)
+                except DivergedError as error:
+                    step = self._guard.recover(error, step)
+                    self._meter = self._fresh_meter()
 
     def _after_step(self, step: int, *, last: bool) -> None:
         """What is due after a step: a look by the guard, a line of the log, a validation, a checkpoint."""

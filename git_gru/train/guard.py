@@ -18,7 +18,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from git_gru.errors import RunFailedError
+from git_gru.errors import RunDivergedError
 from git_gru.runs.incidents import MOST_SAMPLES, Course, Incident, finite
 from git_gru.train.judging import Window
 from git_gru.train.recipe import GuardRecipe
@@ -29,7 +29,7 @@ from git_gru.train.world import World
 ADVICE = "lower train.lr, or set train.clip"
 
 
-class DivergedError(RunFailedError):
+class DivergedError(RunDivergedError):
     """Training went wrong; `incident` says how."""
 
     def __init__(self, incident: Incident) -> None:

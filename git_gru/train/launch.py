@@ -24,7 +24,7 @@ from importlib import metadata
 from types import FrameType
 from typing import Protocol
 
-from git_gru.errors import GruError, RunFailedError
+from git_gru.errors import GruError, RunDivergedError, RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
@@ -164,7 +164,9 @@ def _settle(
         return record
     failure = stall_cause(job, stall) if stall is not None else find_cause(job, returncode)
     _keep(repo, job, replace(record, state=RunState.FAILED, failure=failure))
-    raise RunFailedError(_failure_sentence(record, failure), hint=_failure_hint(job, record, failure))
+    diverged = bool(record.incidents) and record.incidents[-1].action == "stop"
+    kind = RunDivergedError if diverged else RunFailedError
+    raise kind(_failure_sentence(record, failure), hint=_failure_hint(job, record, failure))
 
 
 def _failure_sentence(record: RunRecord, failure: Failure) -> str:
@@ -175,7 +177,8 @@ def _failure_sentence(record: RunRecord, failure: Failure) -> str:
 def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
     kept = f"{_checkpoints(len(record.checkpoints))} on {record.branch}. " if record.checkpoints else ""
     log = f"The log is {failure.log}. " if failure.log else ""
-    return f"{kept}{log}See: git gru runs show {record.id}"
+    why = f"{failure.hint} " if failure.hint else ""
+    return f"{why}{kept}{log}See: git gru runs show {record.id}"
 
 
 def _first_record(plan: Plan) -> RunRecord:

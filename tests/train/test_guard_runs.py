@@ -125,7 +125,7 @@ def test_a_run_that_gives_up_says_so(project: Any) -> None:
     said = project.refused(
         "train", "--branch", "wild", "--set", "train.lr=1e30", "--set", "train.clip=0",
         "--set", "train.optimizer=sgd", "--set", "guard.on_divergence=rollback", "--set", "guard.most_rollbacks=2",
-        status=7,
+        status=8,
     )  # fmt: skip
     assert "lower train.lr" in said
     (record,) = json.loads(project.gru("runs", "list", "--json").stdout)["runs"]
