@@ -48,6 +48,7 @@ VERBS: dict[str, Verb] = {
     "cherry-pick": Verb("git_gru.cli.cherry_pick", _CHANGE, "Apply a commit's weight change here."),
     "train": Verb("git_gru.cli.train", _TRAIN, "Train from a commit into new commits."),
     "runs": Verb("git_gru.cli.runs", _TRAIN, "List training runs."),
+    "watch": Verb("git_gru.cli.watch", _TRAIN, "Watch a training run in the terminal."),
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
