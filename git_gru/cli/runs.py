@@ -6,7 +6,9 @@ import click
 
 from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
+from git_gru.git.run_following import RunFollower
 from git_gru.git.run_refs import find_run, read_record, run_ids
+from git_gru.runs.export import metrics_csv, metrics_json
 from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.record import Failure, RunRecord
 
@@ -58,11 +60,21 @@ def list_runs(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("run", metavar="ID")
+@click.option(
+    "--metrics",
+    type=click.Choice(["csv", "json"]),
+    help="Print all metrics of the run, as far as it has gone.",
+)
 @json_option
-def show_run(run: str, as_json: bool) -> None:
+def show_run(run: str, metrics: str | None, as_json: bool) -> None:
     """Show the run ID (its beginning is enough).
 
+    --metrics csv prints a row for each event: time, step, rank, loss, lr, tokens_per_s, the validation metrics, commit,
+    blocked_s, incident, message.
+
     \b
+    --metrics json: {"id", "metrics": [{"time", "step", "rank", and of these what there is: "loss", "lr",
+             "tokens_per_s", "val_…", "commit", "blocked_s", "incident", "message"}]}
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
@@ -72,6 +84,13 @@ def show_run(run: str, as_json: bool) -> None:
     """
     repo = Repository.find()
     record = read_record(repo, find_run(repo, run))
+    if metrics is not None:
+        _, events = RunFollower(repo, record.id).poll()
+        if metrics == "csv":
+            click.echo(metrics_csv(events), nl=False)
+        else:
+            emit_json({"id": record.id, "metrics": metrics_json(events)})
+        return
     if as_json:
         emit_json(record.as_json())
         return

@@ -1,14 +1,18 @@
 """`git gru train`."""
 
+import contextlib
+from pathlib import Path
+
 import click
 
 from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import INTERRUPTED
+from git_gru.cli.exporting import TensorBoardExport
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.git.repository import Repository
 from git_gru.runs.record import RunRecord, RunState
-from git_gru.train.launch import fast_forward, run_plan
+from git_gru.train.launch import Watcher, fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.recipe import DEFAULT_PATH
 
@@ -36,10 +40,17 @@ from git_gru.train.recipe import DEFAULT_PATH
     metavar="KEY=VALUE",
     help="Override a key of the recipe; may be repeated.",
 )
+@click.option(
+    "--tensorboard",
+    "tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the run's numbers for TensorBoard, into DIR/<run id>.",
+)
 @json_option
 def command(
     commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None, allow_dirty: bool,
-    overrides: tuple[str, ...], as_json: bool,
+    overrides: tuple[str, ...], tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
@@ -68,8 +79,11 @@ def command(
             allow_dirty=allow_dirty,
         ),
     )
-    with RunProgress() as progress:
-        record = run_plan(repo, plan, progress)
+    with contextlib.ExitStack() as stack:
+        watcher: Watcher = stack.enter_context(RunProgress())
+        if tensorboard is not None:
+            watcher = stack.enter_context(TensorBoardExport(watcher, tensorboard))
+        record = run_plan(repo, plan, watcher)
     forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:

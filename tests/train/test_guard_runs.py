@@ -110,9 +110,15 @@ def test_other_faults_stop_a_run_with_their_cause(
 def test_an_absurd_learning_rate_is_lowered_until_it_works(project: Any) -> None:
     record = project.train(
         "--branch", "tamed", "--set", "train.lr=1e30", "--set", "train.clip=0", "--set", "train.optimizer=sgd",
-        "--set", "guard.on_divergence=rollback", "--set", "guard.lr_factor=1e-31",
+        "--set", "guard.on_divergence=rollback", "--set", "guard.lr_factor=1e-31", "--tensorboard", "board",
     )  # fmt: skip
     assert record["state"] == "finished"
+    (board,) = (project.work.path / "board" / record["id"]).iterdir()
+    assert board.read_bytes().count(b"val_loss") == 3
+    table = project.gru("runs", "show", record["id"], "--metrics", "csv").stdout.decode().splitlines()
+    values = json.loads(project.gru("runs", "show", record["id"], "--metrics", "json").stdout)
+    assert len(table) - 1 == len(values["metrics"])
+    assert sum("commit" in one for one in values["metrics"]) == 2
     (incident,) = record["incidents"]
     assert (incident["action"], incident["back_to"], incident["lr_scale"]) == ("rollback", 0, 1e-31)
     assert [made["step"] for made in record["checkpoints"]] == [3, 6]
