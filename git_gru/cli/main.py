@@ -50,6 +50,7 @@ VERBS: dict[str, Verb] = {
     "runs": Verb("git_gru.cli.runs", _TRAIN, "List training runs."),
     "watch": Verb("git_gru.cli.watch", _TRAIN, "Watch a training run in the terminal."),
     "eval": Verb("git_gru.cli.eval", _TRAIN, "Evaluate a model on the recipe's validation data."),
+    "bisect": Verb("git_gru.cli.bisect", _TRAIN, "Find the commit that made a metric bad."),
     "sample": Verb("git_gru.cli.sample", _TRAIN, "Let a model write text."),
     "demo": Verb("git_gru.cli.demo", _TRAIN, "Make a repository that shows it all."),
     "push": Verb("git_gru.cli.push", _TRANSFER, "Send models to a remote, without their branches."),
