@@ -16,6 +16,7 @@ Exit codes (docs/exit-codes.md):
 | 5 | stored data is missing or damaged: chunk, manifest, store |
 | 6 | the machine does not allow it: disk full, no permission, a program missing |
 | 7 | a training run failed |
+| 8 | a training run diverged, and the guard stopped it |
 | 130 | interrupted by Ctrl-C |
 """
 
@@ -50,3 +51,9 @@ class RunFailedError(GruError):
     """A training run failed."""
 
     exit_code = 7
+
+
+class RunDivergedError(RunFailedError):
+    """A training run went wrong by itself: losses, gradients or weights that are no numbers, or grow beyond all measure."""
+
+    exit_code = 8

@@ -8,9 +8,14 @@ from git_gru.cli import runs_compare, runs_logs
 from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
 from git_gru.git.run_control import remove_run, request_stop
+from git_gru.git.run_following import RunFollower
 from git_gru.git.run_refs import find_run, read_record, run_ids
 from git_gru.git.run_sharing import fetch_runs
-from git_gru.runs.record import RunRecord
+from git_gru.runs.export import metrics_csv, metrics_json
+from git_gru.runs.incidents import Incident, sentence
+from git_gru.runs.record import Failure, RunRecord
+
+_SHOWN_SAMPLES = 16
 
 
 @click.group(
@@ -60,18 +65,37 @@ def list_runs(as_json: bool) -> None:
 
 @command.command("show")
 @click.argument("run", metavar="ID")
+@click.option(
+    "--metrics",
+    type=click.Choice(["csv", "json"]),
+    help="Print all metrics of the run, as far as it has gone.",
+)
 @json_option
-def show_run(run: str, as_json: bool) -> None:
+def show_run(run: str, metrics: str | None, as_json: bool) -> None:
     """Show the run ID (its beginning is enough).
 
+    --metrics csv prints a row for each event: time, step, rank, loss, lr, tokens_per_s, the validation metrics, commit,
+    blocked_s, incident, message.
+
     \b
+    --metrics json: {"id", "metrics": [{"time", "step", "rank", and of these what there is: "loss", "lr",
+             "tokens_per_s", "val_…", "commit", "blocked_s", "incident", "message"}]}
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
-             "failure": {"message", "rank", "host", "log"} or null}
+             "incidents": [{"kind", "step", "message", "action": "stop" | "rollback" | "none", "rank", "samples",
+             "gradient_norms", "back_to", "skipped", "lr_scale"}],
+             "failure": {"message", "rank", "host", "log", "step", "metrics", "traceback", "hint"} or null}
     """
     repo = Repository.find()
     record = read_record(repo, find_run(repo, run))
+    if metrics is not None:
+        _, events = RunFollower(repo, record.id).poll()
+        if metrics == "csv":
+            click.echo(metrics_csv(events), nl=False)
+        else:
+            emit_json({"id": record.id, "metrics": metrics_json(events)})
+        return
     if as_json:
         emit_json(record.as_json())
         return
@@ -136,13 +160,9 @@ def _show(record: RunRecord) -> None:
     if record.tokens_per_s:
         line(f"speed    {record.tokens_per_s:,.0f} tokens/s")
     if record.failure:
-        who = "" if record.failure.rank is None else f"worker {record.failure.rank}: "
-        first, *rest = record.failure.message.splitlines() or [""]
-        line(f"failure  {who}{first}")
-        for more in rest:
-            line(f"         {more}")
-        if record.failure.log:
-            line(f"log      {record.failure.log}")
+        _show_failure(record.failure)
+    for incident in record.incidents:
+        _show_incident(incident)
     if not record.checkpoints:
         return
     line()
@@ -156,6 +176,40 @@ def _show(record: RunRecord) -> None:
         for made in record.checkpoints
     ]
     table(("step", "commit", *metrics), rows, right=("step", *metrics))
+
+
+def _show_failure(failure: Failure) -> None:
+    """Why it failed: the sentence, where and when, what it mostly comes from, the traceback."""
+    who = "" if failure.rank is None else f"worker {failure.rank}: "
+    first, *rest = failure.message.splitlines() or [""]
+    line(f"failure  {who}{first}")
+    for more in rest:
+        line(f"         {more}")
+    where = [f"on {failure.host}"] if failure.host else []
+    where += [f"step {failure.step}"] if failure.step is not None else []
+    where += [f"{name} {value:.4g}" for name, value in failure.metrics.items()]
+    if where:
+        line(f"where    {', '.join(where)}")
+    if failure.hint:
+        line(f"hint     {failure.hint}")
+    if failure.log:
+        line(f"log      {failure.log}")
+    if failure.traceback:
+        line()
+        for text in failure.traceback.splitlines():
+            line(text)
+
+
+def _show_incident(incident: Incident) -> None:
+    """What the guard caught: the sentence, then what led there."""
+    line()
+    line(f"guard    step {incident.step}: {sentence(incident)}")
+    if incident.samples:
+        who = "" if incident.rank is None else f" of worker {incident.rank}"
+        more = f" … ({len(incident.samples)} in all)" if len(incident.samples) > _SHOWN_SAMPLES else ""
+        line(f"samples  {' '.join(str(sample) for sample in incident.samples[:_SHOWN_SAMPLES])}{more}{who}")
+    for name, norm in incident.gradient_norms.items():
+        line(f"gradient {'no number' if norm is None else f'{norm:.4g}':>9}  {name}")
 
 
 def _last_loss(record: RunRecord) -> str:

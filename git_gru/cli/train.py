@@ -1,17 +1,21 @@
 """`git gru train`."""
 
+import contextlib
+from pathlib import Path
+
 import click
 from click.core import ParameterSource
 
 from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import INTERRUPTED
+from git_gru.cli.exporting import TensorBoardExport
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.detaching import detach_plan, detach_run
-from git_gru.train.launch import fast_forward, run_plan
+from git_gru.train.launch import Watcher, fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.recipe import DEFAULT_PATH
 from git_gru.train.resuming import resume
@@ -49,17 +53,26 @@ from git_gru.train.resuming import resume
 @click.option(
     "--detach", is_flag=True, help="Let the run go on by itself, after this terminal is closed, too."
 )
+@click.option(
+    "--tensorboard",
+    "tensorboard",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Write the run's numbers for TensorBoard, into DIR/<run id>.",
+)
 @json_option
 @click.pass_context
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
-    allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool, as_json: bool,
+    allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
+    tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
 
     The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
     training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
-    a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7.
+    a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7, one that
+    diverged with 8.
 
     With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
     on the same branch, to the weights that it would have reached without the interruption.
@@ -98,11 +111,14 @@ def command(
         )
         _show_detached(begun, as_json=as_json)
         return 0
-    with RunProgress() as progress:
+    with contextlib.ExitStack() as stack:
+        watcher: Watcher = stack.enter_context(RunProgress())
+        if tensorboard is not None:
+            watcher = stack.enter_context(TensorBoardExport(watcher, tensorboard))
         if plan is not None:
-            record = run_plan(repo, plan, progress)
+            record = run_plan(repo, plan, watcher)
         else:
-            plan, record = resume(repo, resumed or "", progress)
+            plan, record = resume(repo, resumed or "", watcher)
     forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:

@@ -7,14 +7,16 @@ when no tracked model is concerned, and otherwise runs `git-gru hook NAME`.
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import NamedTuple
 
 from git_gru.errors import InputError
 from git_gru.formats.safetensors import HeaderError, parse_header
-from git_gru.git.attributes import paths, with_filter
+from git_gru.git.attributes import with_filter
+from git_gru.git.finite import nonfinite_tensors
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
 from git_gru.store.manifest import Manifest
@@ -25,6 +27,8 @@ KEPT_SUFFIX = ".before-git-gru"
 NAMES = ("pre-commit", "pre-push")
 SERVER_NAMES = ("pre-receive",)
 """The hooks of a hub, which takes pushes."""
+_NAMED = 3
+"""Tensors that a refusal names of one model."""
 
 
 class HookAction(StrEnum):
@@ -142,36 +146,80 @@ def _is_ours(hook: Path) -> bool:
 
 
 def pre_commit(repo: Repository) -> None:
-    """Refuses to commit a `*.safetensors` that is not safetensors. Raises `RefusedCommitError` naming each and why."""
-    refused = broken_models(repo)
-    if not refused:
-        return
-    listed = "".join(f"\n  {path}: {reason}" for path, reason in refused.items())
-    raise RefusedCommitError(
-        f"not committed, because this is not a safetensors file:{listed}",
-        hint="Write the file anew and add it again, or commit it as it is, bit for bit: git commit --no-verify",
-    )
+    """Refuses to commit a `*.safetensors` that is not safetensors, or whose weights are not all numbers.
+
+    Raises `RefusedCommitError` naming each and why. `gru.allowNonFinite` lets NaN and infinity in.
+    """
+    staged = staged_models(repo)
+    if refused := broken_models(repo, staged):
+        listed = "".join(f"\n  {path}: {reason}" for path, reason in refused.items())
+        raise RefusedCommitError(
+            f"not committed, because this is not a safetensors file:{listed}",
+            hint="Write the file anew and add it again, or commit it as it is, bit for bit: git commit --no-verify",
+        )
+    found = nonfinite_models(repo, staged)
+    if found and not _allowed(repo, "gru.allowNonFinite"):
+        listed = "".join(f"\n  {path}: {_named(tensors)}" for path, tensors in found.items())
+        raise RefusedCommitError(
+            f"not committed, because weights are NaN or infinite:{listed}",
+            hint="Take an earlier version (git restore --source=HEAD PATH), or commit it all the same: "
+            "git commit --no-verify, or for always: git config gru.allowNonFinite true",
+        )
 
 
-def broken_models(repo: Repository) -> dict[str, str]:
-    """Staged changes to `*.safetensors` models whose bytes do not parse: path → the reason."""
+class StagedModel(NamedTuple):
+    """A model in the index that differs from HEAD's, and HEAD's, if there is one."""
+
+    manifest: Manifest
+    before: Manifest | None
+
+
+def staged_models(repo: Repository) -> dict[str, StagedModel]:
+    """Staged changes to `*.safetensors` models, by path."""
     against = repo.git("rev-parse", "--verify", "--quiet", "HEAD", check=False).decode().strip()
     if not against:
         against = repo.git("hash-object", "-t", "tree", "--stdin", input=b"").decode().strip()
-    staged = paths(
-        repo.git(
-            "diff-index", "--cached", "--name-only", "--diff-filter=d", "-z", against, "--", "*.safetensors"
-        )
-    )
-    models = with_filter(repo, staged)
+    listed = repo.git("diff-index", "--cached", "--diff-filter=d", "-z", against, "--", "*.safetensors")
+    fields = listed.decode("utf-8", "surrogateescape").split("\0")
+    blobs = {path: meta.split(" ")[2:4] for meta, path in zip(fields[::2], fields[1::2], strict=False)}
     reader = ModelReader(repo)
     found = {}
-    for path in models:
-        blob = repo.git("rev-parse", f":{path}").decode().strip()
-        manifest = reader.manifest(blob, path)
-        if manifest is not None and manifest.is_raw:
-            found[path] = _reason(repo.store(), manifest, path)
+    for path in with_filter(repo, list(blobs)):
+        old, new = blobs[path]
+        manifest = reader.manifest(new, path)
+        if manifest is not None:
+            found[path] = StagedModel(manifest, reader.manifest(old, path) if old.strip("0") else None)
     return found
+
+
+def broken_models(repo: Repository, staged: Mapping[str, StagedModel]) -> dict[str, str]:
+    """The staged models whose bytes do not parse: path → the reason."""
+    return {
+        path: _reason(repo.store(), model.manifest, path)
+        for path, model in staged.items()
+        if model.manifest.is_raw
+    }
+
+
+def nonfinite_models(repo: Repository, staged: Mapping[str, StagedModel]) -> dict[str, list[str]]:
+    """The staged models that bring in a NaN or an infinity: path → the tensors. Weights that are not here stay unseen."""
+    store = repo.store()
+    looked = {
+        path: nonfinite_tensors(store, model.manifest, model.before)
+        for path, model in staged.items()
+        if store.has_model(model.manifest.digest)
+    }
+    return {path: tensors for path, tensors in looked.items() if tensors}
+
+
+def _allowed(repo: Repository, setting: str) -> bool:
+    """Whether a setting is true in one of the ways that Git has to say so."""
+    return repo.git("config", "--type=bool", "--get", setting, check=False).strip() == b"true"
+
+
+def _named(tensors: Sequence[str]) -> str:
+    more = f" and {len(tensors) - _NAMED} more" if len(tensors) > _NAMED else ""
+    return ", ".join(tensors[:_NAMED]) + more
 
 
 def _reason(store: Store, manifest: Manifest, path: str) -> str:

@@ -13,6 +13,7 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `val_…` | validation metrics, `val_loss` first |
 | `commit` | the checkpoint commit made of that step |
 | `blocked_s` | with `commit`: seconds that training waited for this checkpoint (copying the weights included) |
+| `incident` | what the guard caught there (`git_gru.runs.incidents`); after a rollback, lower steps follow |
 | `message` | a sentence for the user |
 
 A line is written by one `write` to a file opened for appending, so a reader sees whole lines and at most one torn line at
@@ -26,6 +27,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from git_gru.runs.incidents import Incident, parse_incident
 
 VALIDATION_PREFIX = "val_"
 _NUMBERS = ("loss", "lr", "tokens_per_s", "blocked_s")
@@ -45,6 +48,7 @@ class Event:
     validation: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
     blocked_s: float | None = None
+    incident: Incident | None = None
     message: str | None = None
 
     def encode(self) -> bytes:
@@ -55,6 +59,8 @@ class Event:
         for key in (*_NUMBERS, *_TEXTS):
             if (value := getattr(self, key)) is not None:
                 line[key] = value
+        if self.incident is not None:
+            line["incident"] = self.incident.as_json()
         line.update(self.validation)
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
@@ -67,6 +73,8 @@ def parse_event(line: bytes) -> Event | None:
             return None
         values: dict[str, Any] = {key: float(data[key]) for key in _NUMBERS if key in data}
         values |= {key: str(data[key]) for key in _TEXTS if key in data}
+        if "incident" in data:
+            values["incident"] = parse_incident(data["incident"])
         return Event(
             time=float(data["time"]),
             step=int(data["step"]),
@@ -76,7 +84,7 @@ def parse_event(line: bytes) -> Event | None:
             },
             **values,
         )
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 

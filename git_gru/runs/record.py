@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any
 
 from git_gru.errors import StoreError
+from git_gru.runs.incidents import Incident, parse_incident
 
 VERSION = 1
 
@@ -48,12 +49,20 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Why a run failed: a sentence, and where known the rank, its host and the name of its log in the record."""
+    """Why a run failed: a sentence, and where known the rank, its host, the name of its log, and its traceback.
+
+    `step` is the one it failed in, or else the last that was written down; `metrics` are the last that were. `hint` says what
+    such a failure mostly comes from.
+    """
 
     message: str
     rank: int | None = None
     host: str | None = None
     log: str | None = None
+    step: int | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    traceback: str | None = None
+    hint: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,7 @@ class RunRecord:
     run started from (`dirty`: a snapshot of an unclean worktree, kept by `refs/gru/runs/<id>/source`). `steps` is how
     many it was to do, `step` how many it has done; `initial` holds the validation metrics before the first step.
     `here` is the branch that is to follow the run's at the end, `push` the remote that the run is pushed to, if any.
+    `incidents` are what the guard caught, oldest first.
     """
 
     id: str
@@ -90,6 +100,7 @@ class RunRecord:
     environment: Mapping[str, str] = field(default_factory=dict)
     host: str
     pid: int
+    incidents: tuple[Incident, ...] = ()
     failure: Failure | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -114,6 +125,7 @@ def parse_record(data: bytes, *, where: str) -> RunRecord:
         fields["state"] = RunState(fields["state"])
         fields["overrides"] = tuple(fields["overrides"])
         fields["checkpoints"] = tuple(Checkpoint(**checkpoint) for checkpoint in fields["checkpoints"])
+        fields["incidents"] = tuple(parse_incident(incident) for incident in fields.get("incidents", ()))
         if fields["failure"] is not None:
             fields["failure"] = Failure(**fields["failure"])
         return RunRecord(**fields)

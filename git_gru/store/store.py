@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from git_gru.errors import MachineError, StoreError
 from git_gru.formats.safetensors import Header, HeaderError, parse_header
 from git_gru.ids import Buffer, digest
-from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect
+from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect, top_plane
 from git_gru.store.locking import store_lock
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
@@ -233,6 +233,19 @@ class Store:
     def chunk(self, id: str) -> bytes:
         """A chunk's bytes, verified. Raises `ChunkMissingError` or `ChunkDamagedError`."""
         return bytes(self.read_again(lambda: read_chunk(self.objects, self._blob_of, id)))
+
+    def top_plane(self, id: str) -> Buffer | None:
+        """The most significant bytes of a chunk's elements where they are kept apart (`codec.top_plane`), else None."""
+
+        def read() -> Buffer | None:
+            where = f"chunk {id[:12]}"
+            oid = self._blob_of(id)
+            if oid is None:
+                raise ChunkMissingError(f"{where} is not in the store {self.folder}", hint=BRING)
+            blob = self.objects.expect(oid, "blob")
+            return top_plane(blob, inspect(blob, where=where), where=where)
+
+        return self.read_again(read)
 
     def tensor(self, manifest: Manifest, name: str) -> Iterator[bytes]:
         """The chunks of one tensor in order, decoded and verified. Raises KeyError for an unknown name."""

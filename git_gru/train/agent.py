@@ -77,7 +77,13 @@ def _told(rank: int, failure: Any) -> dict[str, Any]:
     if isinstance(message, dict):
         trace = message.get("extraInfo", {}).get("py_callstack")
         message = message.get("message", "")
-    return {"rank": rank, "exitcode": failure.exitcode, "message": str(message), "traceback": trace}
+    return {
+        "rank": rank,
+        "exitcode": failure.exitcode,
+        "message": str(message),
+        "traceback": trace,
+        "time": failure.timestamp,
+    }
 
 
 if __name__ == "__main__":

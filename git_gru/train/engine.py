@@ -1,9 +1,12 @@
 """The training loop, the same on every rank.
 
     step:  batch of this rank → loss → backward (the strategy synchronises) → clip → optimizer
+    every `guard.check_every` steps and before what follows: the guard looks at losses, gradients and weights
     every `log_every` steps: the loss and the throughput are written down (rank 0)
     every `eval_every` and `checkpoint_every` steps, and at the end: validation, sharded over the ranks
     every `checkpoint_every` steps and at the end: rank 0's recorder makes a commit, with a resume state beside it
+
+What the guard catches ends the run or takes it back to the last checkpoint, and on from there with other data.
 
 Once a step the ranks ask each other whether one of them was told to stop (`job.stop`), so all leave after the same step; the
 last one is then made a checkpoint.
@@ -17,29 +20,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from git_gru.errors import RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import read_model
 from git_gru.git.run_states import read_state
+from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.metrics import VALIDATION_PREFIX, Event
 from git_gru.train.corpus import TRAIN, VALIDATION
+from git_gru.train.failures import step_noted
+from git_gru.train.guard import DivergedError, Guard
+from git_gru.train.heartbeat import Heartbeat, Phase
 from git_gru.train.job import Job, Start
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.resume import capture, rank_states, restore
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import batch_plan, share
+from git_gru.train.sharding import Indices, batch_plan, share
 from git_gru.train.sync import build_strategy
-from git_gru.train.tasks import Samples, Task, moved, task_of
+from git_gru.train.tasks import Batch, Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
 from git_gru.train.world import World
 
 VALIDATION_BATCH = 64
 """Samples of a validation batch. Fixed: sums over these batches come out the same on any number of ranks."""
-
-
-class DivergedError(RunFailedError):
-    """The loss is no number any more."""
 
 
 @dataclass
@@ -74,68 +76,103 @@ class Engine:
         self._batches = batch_plan(recipe, samples=len(self._train))
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
+        self._heart = Heartbeat(job.heartbeats / str(world.rank))
+        self._guard = Guard(
+            recipe.guard,
+            self._network,
+            self._optimizer,
+            world,
+            tell=self._tell_incident,
+            samples=self._samples,
+        )
         if job.start is not None:
             self._go_on_from(job.start, repo)
 
     def run(self) -> None:
         """Trains to the last step, or until it is told to stop."""
+        step = self._job.start.step if self._job.start else 0
+        end, stopping = self._job.until or self._recipe.train.steps, False
+        with self._heart, step_noted(lambda: step):
+            if not step:
+                self._tell(0, validation=self._validate(0))
+            self._guard.keep(step)
+            while step < end and not stopping:
+                step += 1
+                self._heart.at(step, Phase.DATA)
+                self._step(step)
+                self._heart.at(step, Phase.UPDATE)
+                stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
+                try:
+                    self._after_step(step, last=stopping or step == end)
+                except DivergedError as error:
+                    step = self._guard.recover(error, step)
+                    self._meter = self._fresh_meter()
+
+    def _after_step(self, step: int, *, last: bool) -> None:
+        """What is due after a step: a look by the guard, a line of the log, a validation, a checkpoint."""
         recipe = self._recipe.train
-        begin = self._job.start.step if self._job.start else 0
-        end = self._job.until or recipe.steps
-        if not begin:
-            self._tell(0, validation=self._validate(0))
-        for step in range(begin + 1, end + 1):
-            self._step(step)
-            stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
-            last = stopping or step == end
-            if last or step % recipe.log_every == 0:
-                self._log(step)
-            if last or step % recipe.checkpoint_every == 0:
-                self._checkpoint(step)
-            elif recipe.eval_every and step % recipe.eval_every == 0:
-                self._tell(step, validation=self._validate(step))
-            if stopping:
-                break
+        logging = last or step % recipe.log_every == 0
+        checkpointing = last or step % recipe.checkpoint_every == 0
+        evaluating = not checkpointing and recipe.eval_every > 0 and step % recipe.eval_every == 0
+        if self._guard.due() or logging or checkpointing or evaluating:
+            self._guard.check()
+        if logging:
+            self._log(step)
+        if checkpointing or evaluating:
+            self._heart.at(step, Phase.CHECKPOINT)
+        if checkpointing:
+            self._checkpoint(step)
+            self._guard.keep(step)
+        elif evaluating:
+            self._tell(step, validation=self._validate(step))
 
     def _go_on_from(self, start: Start, repo: Repository) -> None:
         """Brings everything to where it was after a checkpoint."""
         if self._world.size > 1:
             # DistributedDataParallel arranges its buckets after the first backward pass it sees, and sums over more than
             # two ranks round by their place in a bucket. So it sees one here, as it had when the checkpoint was made.
-            self._backward(start.step)
+            self._backward(*self._batch(start.step))
             self._optimizer.zero_grad()
         store, name = repo.store(), f"{start.commit}:{self._recipe.model.path}"
         load(self._network, store, read_model(repo, name), where=name)
         state, where = read_state(repo, start.state), f"the resume state of step {start.step}"
-        self._task.carried = restore(self._network, self._optimizer, self._world, store, state, where=where)
+        restored = restore(self._network, self._optimizer, self._world, store, state, where=where)
+        self._task.carried, self._guard.course = restored
 
     def _step(self, step: int) -> None:
         start = time.perf_counter()
         recipe = self._recipe.train
         for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, step)
-        loss, terms = self._backward(step)
+            group["lr"] = self._learning_rate(step)
+        batch, terms = self._batch(step)
+        self._heart.at(step, Phase.COMPUTE)
+        loss = self._backward(batch, terms)
+        norms = self._guard.gradient_norms()
         if recipe.clip:
-            nn.utils.clip_grad_norm_(self._network.parameters(), recipe.clip)
+            whole = torch.linalg.vector_norm(norms)
+            nn.utils.clip_grads_with_norm_(self._network.parameters(), recipe.clip, whole)
         self._optimizer.step()
         self._optimizer.zero_grad()
         self._strategy.after_step(step)
+        self._guard.saw(step, loss, terms, norms)
         self._meter.loss += loss  # stays on the device: reading it would wait for a GPU at every step
         self._meter.terms += terms
         self._meter.steps += 1
         self._meter.seconds += time.perf_counter() - start
 
-    def _backward(self, step: int) -> tuple[torch.Tensor, int]:
-        """The gradients of a step's batch; returns this rank's loss, summed over its terms, and how many these are."""
-        recipe, world = self._recipe.train, self._world
-        mine = self._batches.indices(step)[share(recipe.batch, world.size, world.rank)]
-        terms = len(mine) * self._train.terms
-        batch = moved(self._train.batch(mine), world.device)
+    def _batch(self, step: int) -> tuple[Batch, int]:
+        """This rank's part of a step's batch, and how many terms its loss has."""
+        mine = self._samples(step, self._world.rank)
+        return moved(self._train.batch(mine), self._world.device), len(mine) * self._train.terms
+
+    def _backward(self, batch: Batch, terms: int) -> torch.Tensor:
+        """The gradients of a batch; returns this rank's loss, summed over its terms."""
+        precision = self._recipe.train.precision
         self._network.train()
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        with torch.autocast(self._world.device.type, torch.bfloat16, enabled=precision == "bf16"):
             loss = self._task.loss(self._strategy.module, batch)
         (loss * self._strategy.weight(terms, self._batch_terms)).backward()  # type: ignore[no-untyped-call]
-        return loss.detach(), terms
+        return loss.detach()
 
     def _log(self, step: int) -> None:
         """Writes the training loss and the throughput since the last such line down."""
@@ -148,10 +185,18 @@ class Engine:
         rate = round(meter.steps * self._batch_terms / seconds, 1)
         self._recorder.event(
             Event(
-                time=time.time(), step=step, loss=loss / terms, lr=learning_rate(self._recipe.train, step),
+                time=time.time(), step=step, loss=loss / terms, lr=self._learning_rate(step),
                 tokens_per_s=rate,
             )
         )  # fmt: skip
+
+    def _samples(self, step: int, rank: int | None) -> Indices:
+        """The samples of a step: those of one rank, or of the whole batch."""
+        batch = self._batches.indices(step + self._guard.course.skipped)
+        return batch if rank is None else batch[share(len(batch), self._world.size, rank)]
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self._recipe.train, step) * self._guard.course.lr_scale
 
     def _fresh_meter(self) -> Meter:
         return Meter(torch.zeros((), device=self._world.device))
@@ -161,11 +206,12 @@ class Engine:
         ranks = rank_states(self._world, self._task.carried)
         if self._recorder is not None:
             network, optimizer, dtype = self._network, self._optimizer, self._recipe.model.dtype
+            course = self._guard.course
             self._recorder.checkpoint(
                 step,
                 lambda: snapshot(network, dtype),
                 metrics,
-                lambda: capture(network, optimizer, ranks, dtype),
+                lambda: capture(network, optimizer, ranks, course, dtype),
             )
 
     def _validate(self, step: int) -> dict[str, float]:
@@ -174,10 +220,14 @@ class Engine:
         with as_kept(self._network, self._recipe.model.dtype):
             metrics = validate(self._task, self._network, self._validation, self._world)
         if not math.isfinite(loss := metrics["val_loss"]):
-            raise DivergedError(
-                f"the validation loss is {loss} after step {step}: lower train.lr, or set train.clip"
-            )
+            raise self._guard.diverged(step, loss)
         return {name: value for name, value in metrics.items() if name.startswith(VALIDATION_PREFIX)}
+
+    def _tell_incident(self, incident: Incident) -> None:
+        if self._recorder is not None:
+            self._recorder.event(
+                Event(time=time.time(), step=incident.step, incident=incident, message=sentence(incident))
+            )
 
     def _tell(self, step: int, *, validation: dict[str, float]) -> None:
         if self._recorder is not None:

@@ -1,7 +1,8 @@
 """What the launcher hands to the workers: one JSON file in the run's folder. Free of torch.
 
-The run's folder is `<common dir>/gru/runs/<id>/`; it holds the job, the prepared data, the event log, the workers' logs,
-and, when the user has asked to stop, a file `stop`. It goes away when the run is over; after a failure it stays.
+The run's folder is `<common dir>/gru/runs/<id>/`; it holds the job, the prepared data, the event log, the workers' logs
+and signs of life, and, when the user has asked to stop, a file `stop`. It goes away when the run is over; after a failure
+it stays.
 """
 
 import json
@@ -65,6 +66,11 @@ class Job:
     def stop(self) -> Path:
         """The file whose being there asks the workers to stop after the current step."""
         return self.folder / STOP
+
+    @property
+    def heartbeats(self) -> Path:
+        """The folder of the workers' signs of life (`git_gru.train.heartbeat`)."""
+        return self.folder / "heartbeats"
 
     @property
     def failures(self) -> Path:

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Protocol
 
-from git_gru.errors import GruError, RunFailedError
+from git_gru.errors import GruError, RunDivergedError, RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.run_control import sweep_runs
 from git_gru.git.run_folders import LAUNCHER, hold, run_folder
@@ -34,7 +34,8 @@ from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
 from git_gru.train.architecture import Architecture, architecture_of, check_same
 from git_gru.train.corpus import prepare
-from git_gru.train.failures import collect_logs, find_cause
+from git_gru.train.failures import collect_logs, find_cause, stall_cause
+from git_gru.train.heartbeat import Stall, StallWatch
 from git_gru.train.job import Job, data_folder
 from git_gru.train.plan import Plan, forget_snapshot
 from git_gru.train.processes import worker_threads
@@ -60,11 +61,12 @@ class Watcher(Protocol):
 
 
 class Ended(NamedTuple):
-    """How the agent ended: whether it was asked to stop, and whether it was then killed."""
+    """How the agent ended: whether it was asked to stop, whether it was then killed, and the worker that stood still."""
 
     returncode: int
     stopped: bool
     killed: bool
+    stall: Stall | None
 
 
 @dataclass
@@ -183,13 +185,15 @@ def _follow(
     watcher.started(record)
 
     ended = follow_agent(job, watcher, take)
-    return _settle(repo, job, record, ended.returncode, killed=ended.killed)
+    return _settle(repo, job, record, ended)
 
 
 def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> Ended:
     """Starts the agent and waits until it ends, as the user may ask it to; `take` sees every event before `watcher` does."""
     follower = EventFollower(job.events)
     follower.poll()  # what a resumed run has of the time before
+    shutil.rmtree(job.heartbeats, ignore_errors=True)
+    stalls, stall = StallWatch(job.heartbeats, job.recipe.guard.stall), None
     with _interrupts() as interrupts, _agent(job) as agent:
         told = False
         while True:
@@ -203,23 +207,27 @@ def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> E
                 told = True
                 job.stop.touch()
                 watcher.stopping()
-            if interrupts.count > 1:
+            stall = stall or stalls.poll()
+            if interrupts.count > 1 or stall is not None:
                 _end(agent)
             time.sleep(POLL_SECONDS)
-        return Ended(agent.returncode, told, interrupts.count > 1)
+        return Ended(agent.returncode, told, interrupts.count > 1, stall)
 
 
-def _settle(repo: Repository, job: Job, record: RunRecord, returncode: int, *, killed: bool) -> RunRecord:
+def _settle(repo: Repository, job: Job, record: RunRecord, ended: Ended) -> RunRecord:
     """The record's last version, written down. Raises `RunFailedError` when the workers failed."""
     record = replace(record, ended=time.time())
-    if returncode == 0 or killed:
-        done = record.step >= record.steps and returncode == 0
+    if ended.returncode == 0 or ended.killed:
+        done = record.step >= record.steps and ended.returncode == 0
         record = replace(record, state=RunState.FINISHED if done else RunState.STOPPED)
         _keep(repo, job, record)
         return record
-    failure = find_cause(job, returncode)
+    stalled = ended.stall
+    failure = stall_cause(job, stalled) if stalled is not None else find_cause(job, ended.returncode)
     _keep(repo, job, replace(record, state=RunState.FAILED, failure=failure))
-    raise RunFailedError(_failure_sentence(record, failure), hint=_failure_hint(job, record, failure))
+    diverged = bool(record.incidents) and record.incidents[-1].action == "stop"
+    kind = RunDivergedError if diverged else RunFailedError
+    raise kind(_failure_sentence(record, failure), hint=_failure_hint(job, record, failure))
 
 
 def _failure_sentence(record: RunRecord, failure: Failure) -> str:
@@ -230,7 +238,9 @@ def _failure_sentence(record: RunRecord, failure: Failure) -> str:
 def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
     kept = f"{_checkpoints(len(record.checkpoints))} on {record.branch}. " if record.checkpoints else ""
     log = f"The log is {failure.log}. " if failure.log else ""
-    return f"{kept}{log}See: git gru runs show {record.id}; go on: git gru train --resume {record.id}"
+    why = f"{failure.hint} " if failure.hint else ""
+    see = f"See: git gru runs show {record.id}; go on: git gru train --resume {record.id}"
+    return f"{why}{kept}{log}{see}"
 
 
 def first_record(plan: Plan) -> RunRecord:
@@ -274,6 +284,10 @@ def _with_event(record: RunRecord, event: Event) -> RunRecord:
         changes["initial"] = event.validation
     if event.tokens_per_s is not None:
         changes["tokens_per_s"] = event.tokens_per_s
+    if event.incident is not None:
+        changes["incidents"] = (*record.incidents, event.incident)
+        if event.incident.back_to is not None:
+            changes["step"] = event.incident.back_to
     if event.commit is not None:
         made = Checkpoint(step=event.step, commit=event.commit, metrics=event.validation)
         changes["checkpoints"] = (*record.checkpoints, made)

@@ -216,6 +216,37 @@ class SyncRecipe(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class GuardRecipe(Section):
+    """`[guard]`: what is watched for while training, and what follows."""
+
+    name: ClassVar[str] = "guard"
+
+    on_divergence: str = _key(
+        "stop",
+        "`rollback` goes back to the last checkpoint and on with other data",
+        choices=("stop", "rollback"),
+    )
+    check_every: int = _key(10, "steps between looks at losses, gradients and weights", least=1, most=10_000)
+    window: int = _key(100, "steps before, by which a loss or a gradient is judged", least=20, most=100_000)
+    spike: float = _key(
+        12.0,
+        "robust standard deviations above the window's median that make a loss a spike; 0: none",
+        least=0,
+    )
+    explosion: float = _key(
+        100.0, "times the window's median that make a gradient's norm an explosion; 0: none", least=0
+    )
+    patience: int = _key(3, "such steps on end before it counts (NaN and Inf count at once)", least=1)
+    lr_factor: float = _key(1.0, "what a rollback multiplies the learning rate by", above=0, most=1)
+    most_rollbacks: int = _key(3, "rollbacks before the run stops", least=1)
+    stall: float = _key(
+        300.0,
+        "seconds without a step, or a sign of life, after which a worker counts as stalled; 0: never",
+        least=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchRecipe(Section):
     """`[launch]`: the workers."""
 
@@ -234,6 +265,7 @@ class Recipe:
     data: DataRecipe
     train: TrainRecipe
     sync: SyncRecipe
+    guard: GuardRecipe
     launch: LaunchRecipe
 
     def __post_init__(self) -> None:
@@ -248,7 +280,8 @@ class Recipe:
 
 
 SECTIONS: dict[str, type[Section]] = {
-    section.name: section for section in (ModelRecipe, DataRecipe, TrainRecipe, SyncRecipe, LaunchRecipe)
+    section.name: section
+    for section in (ModelRecipe, DataRecipe, TrainRecipe, SyncRecipe, GuardRecipe, LaunchRecipe)
 }
 
 

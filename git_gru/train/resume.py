@@ -3,23 +3,27 @@
     optimizer.<parameter>.<key>   the optimizer's state, as it names it (`exp_avg`, `step`, …)
     random.<rank>.cpu, .cuda      the random state of torch's generators on each rank, U8
     carried.<rank>.<key>          what the task carries from one batch of the rank to the next (`Task.carried`)
+    guard.course                  how often the guard took the run back, batches left out, scale of the learning rate: F64 [3]
     weights.<name>                the weights as training has them, where a commit keeps them in fewer bits
 
 The position in the data, the learning rate and the epoch are functions of the step, which the checkpoint's message names.
 """
 
 from collections.abc import Mapping
+from dataclasses import astuple
 
 import torch
 from torch import nn
 
 from git_gru.errors import InputError
+from git_gru.runs.incidents import Course
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
 from git_gru.train.weights import RECIPE_DTYPES, TensorData, copied, loaded
 from git_gru.train.world import World
 
 _OPTIMIZER, _RANDOM, _CARRIED, _WEIGHTS = "optimizer.", "random.", "carried.", "weights."
+_COURSE = "guard.course"
 
 
 class ResumeError(InputError):
@@ -40,7 +44,11 @@ def rank_states(world: World, carried: Mapping[str, torch.Tensor]) -> dict[str, 
 
 
 def capture(
-    network: nn.Module, optimizer: torch.optim.Optimizer, ranks: Mapping[str, torch.Tensor], dtype: str
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    ranks: Mapping[str, torch.Tensor],
+    course: Course,
+    dtype: str,
 ) -> list[TensorData]:
     """A copy of all that a resume needs beside the weights of a commit that keeps them as `dtype` (`fp32`, `bf16`)."""
     state = [
@@ -50,6 +58,7 @@ def capture(
         if value is not None
     ]
     state += [copied(name, value) for name, value in ranks.items()]
+    state.append(copied(_COURSE, torch.tensor(astuple(course), dtype=torch.float64)))
     if RECIPE_DTYPES[dtype] != "F32":
         state += [copied(f"{_WEIGHTS}{name}", value) for name, value in network.state_dict().items()]
     return state
@@ -63,8 +72,8 @@ def restore(
     state: Manifest,
     *,
     where: str,
-) -> dict[str, torch.Tensor]:
-    """Gives this rank back what `capture` took; returns what its task carried.
+) -> tuple[dict[str, torch.Tensor], Course]:
+    """Gives this rank back what `capture` took; returns what its task carried, and the guard's course.
 
     Raises `ResumeError`, naming `where`, when the state does not fit the run.
     """
@@ -89,11 +98,13 @@ def restore(
     if world.device.type == "cuda":
         torch.cuda.set_rng_state(loaded(store, state, f"{_RANDOM}{world.rank}.cuda"), world.device)
     mine = f"{_CARRIED}{world.rank}."
-    return {
+    carried = {
         name.removeprefix(mine): loaded(store, state, name).to(world.device)
         for name in state.tensors
         if name.startswith(mine)
     }
+    rollbacks, skipped, lr_scale = loaded(store, state, _COURSE).tolist()
+    return carried, Course(rollbacks=int(rollbacks), skipped=int(skipped), lr_scale=lr_scale)
 
 
 def _ordered(network: nn.Module, optimizer: torch.optim.Optimizer) -> list[tuple[str, nn.Parameter]]:

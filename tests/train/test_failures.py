@@ -1,12 +1,14 @@
 """Who is to blame when several workers fail, and how it is told."""
 
 import json
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from git_gru.train.failures import LOG_BYTES, collect_logs, find_cause
+from git_gru.runs.metrics import Event, EventWriter
+from git_gru.train.failures import LOG_BYTES, collect_logs, find_cause, step_noted
 from git_gru.train.job import Job
 from git_gru.train.recipe import recipe_of
 
@@ -73,3 +75,80 @@ def test_logs_are_found_cut_and_named_by_rank(job: Job) -> None:
 
 def test_a_job_comes_back_as_it_was(job: Job) -> None:
     assert Job.read(job.write()) == job
+
+
+def test_among_equals_the_first_is_the_cause(job: Job) -> None:
+    second = {**RAISED, "rank": 0, "time": 1001}
+    job.failures.write_text(json.dumps([second, {**RAISED, "time": 1000}]))
+    assert find_cause(job, 1).rank == 3
+
+
+def test_the_step_of_an_exception_is_told_and_its_traceback_kept(job: Job) -> None:
+    try:
+        with step_noted(lambda: 17):
+            raise ZeroDivisionError("division by zero")
+    except ZeroDivisionError:
+        trace = traceback.format_exc()
+    job.failures.write_text(json.dumps([{**RAISED, "traceback": trace}]))
+    cause = find_cause(job, 1)
+    assert (cause.message, cause.step) == ("ZeroDivisionError: division by zero", 17)
+    assert cause.traceback is not None
+    assert cause.traceback.startswith("Traceback")
+    assert cause.traceback.endswith("ZeroDivisionError: division by zero")
+    assert cause.host
+
+
+def test_the_last_metrics_are_told(job: Job) -> None:
+    events = EventWriter(job.events)
+    events.write(Event(time=1.0, step=2, loss=3.0))
+    events.write(Event(time=2.0, step=3, validation={"val_loss": 2.5}))
+    events.write(Event(time=3.0, step=4, loss=2.0))
+    events.close()
+    job.failures.write_text(json.dumps([KILLED]))
+    cause = find_cause(job, 1)
+    assert (cause.step, cause.metrics) == (4, {"val_loss": 2.5, "loss": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", "Memory ran out"),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory", "Memory ran out"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'x.csv'", "A file is missing"),
+        ("OSError: [Errno 98] Address already in use", "Another program has the port"),
+        ("RuntimeError: mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)", "Shapes do not fit"),
+        ("RuntimeError: The size of tensor a (3) must match the size of tensor b (4)", "Shapes do not fit"),
+        ("OSError: [Errno 28] No space left on device", "The disk is full"),
+        ("ModuleNotFoundError: No module named 'foo'", "A module is missing"),
+        (
+            "RuntimeError: [../gloo/transport/tcp] Connection closed by peer",
+            "A worker or its machine was lost",
+        ),
+    ],
+)
+def test_common_causes_have_a_hint(job: Job, text: str, hint: str) -> None:
+    failure = {"rank": 0, "exitcode": 1, "message": text, "traceback": f"Traceback\n  here\n{text}\n"}
+    job.failures.write_text(json.dumps([failure]))
+    found = find_cause(job, 1).hint
+    assert found is not None
+    assert found.startswith(hint)
+
+
+def test_an_unknown_cause_has_none(job: Job) -> None:
+    job.failures.write_text(json.dumps([RAISED]))
+    assert find_cause(job, 1).hint is None
+
+
+@pytest.mark.slow
+def test_a_model_of_other_shapes_fails_with_all_that_is_known(project: Any, make_arrays: Any) -> None:
+    project.work.write("model.safetensors", make_arrays(1))  # says nothing of its architecture
+    project.work.commit("a model from elsewhere")
+    said = project.refused("train", "--branch", "odd", status=7)
+    assert "hint: Shapes do not fit" in said
+    (record,) = json.loads(project.gru("runs", "list", "--json").stdout)["runs"]
+    failure = record["failure"]
+    assert failure["rank"] in (0, 1)
+    assert "WeightsError" in failure["traceback"]
+    shown = project.gru("runs", "show", record["id"]).stdout.decode()
+    assert failure["hint"] in shown
+    assert "Traceback (most recent call last)" in shown

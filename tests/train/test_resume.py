@@ -6,12 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from git_gru.runs.incidents import Course
 from git_gru.store.ingest import ingest_tensors
 from git_gru.store.store import Store
 
 torch = pytest.importorskip("torch")
 
 STEPS = 6
+COURSE = Course(rollbacks=1, skipped=7, lr_scale=0.3)
 
 
 class Training:
@@ -43,7 +45,9 @@ class Training:
         from git_gru.train.resume import capture, rank_states
         from git_gru.train.weights import snapshot
 
-        state = capture(self.network, self.optimizer, rank_states(self.world, self.task.carried), self.dtype)
+        state = capture(
+            self.network, self.optimizer, rank_states(self.world, self.task.carried), COURSE, self.dtype
+        )
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
@@ -51,7 +55,8 @@ class Training:
         from git_gru.train.weights import load
 
         load(self.network, store, weights, where="m")
-        self.task.carried = restore(self.network, self.optimizer, self.world, store, state, where="s")
+        self.task.carried, course = restore(self.network, self.optimizer, self.world, store, state, where="s")
+        assert course == COURSE
 
     def weights(self) -> list[bytes]:
         return [tensor.numpy().tobytes() for tensor in self.network.state_dict().values()]
@@ -77,7 +82,7 @@ def test_a_state_is_a_copy(tmp_path: Path) -> None:
 
     training = Training("adamw")
     training.train(1, 2)
-    taken = capture(training.network, training.optimizer, rank_states(training.world, {}), "fp32")
+    taken = capture(training.network, training.optimizer, rank_states(training.world, {}), COURSE, "fp32")
     before = [bytes(data) for *_, data in taken]
     training.train(3, 4)
     assert [bytes(data) for *_, data in taken] == before
@@ -93,6 +98,6 @@ def test_the_state_of_another_number_of_workers_is_refused(tmp_path: Path) -> No
     training = Training("adamw")
     random = rank_states(training.world, {})
     random["random.1.cpu"] = random["random.0.cpu"]
-    state = ingest_tensors(store, capture(training.network, training.optimizer, random, "fp32"), {})
+    state = ingest_tensors(store, capture(training.network, training.optimizer, random, COURSE, "fp32"), {})
     with pytest.raises(ResumeError, match="the state of 2 workers, and the run has 1"):
         restore(training.network, training.optimizer, training.world, store, state, where="it")

@@ -131,7 +131,7 @@ def test_no_orphan_survives_a_killed_launcher(
 def test_a_diverging_loss_stops_the_run_before_it_is_committed(project: Any) -> None:
     said = project.refused(
         "train", "--set", "train.lr=1e30", "--set", "train.clip=0", "--set", "train.optimizer=sgd", "--branch", "wild",
-        status=7,
+        status=8,
     )  # fmt: skip
     assert "lower train.lr" in said
     assert only_record(project)["state"] == "failed"

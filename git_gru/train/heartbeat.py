@@ -1,0 +1,136 @@
+"""Signs of life: how the launcher sees a worker that stands still. Free of torch.
+
+Each worker has a small file that it maps into memory (`<run's folder>/heartbeats/<rank>`): the step and the phase it is in
+and since when, written by the training thread as it goes on, and the time, written every second by a thread of its own. A
+store into memory a few times a step costs nothing. Times are those of the machine's monotonic clock, so only the launcher
+on the same machine reads them.
+
+A worker is *stalled* when it showed no sign of life for `guard.stall` seconds (it is stopped, or hangs in a system call or
+in native code), or when it stood in one phase of one step for so long. One worker's stall holds all others up, which
+wait for its gradients: so the blame goes to the one that is least far. Validation and checkpoints take as long as they take.
+"""
+
+import contextlib
+import mmap
+import struct
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+_BEAT = struct.Struct("=ddqq")  # sign of life, since when, step, phase
+ALIVE_EVERY = 1.0
+SURE_AFTER = 20
+"""Looks in a row that must find a stall: a machine that was frozen looks stalled when it thaws, until everyone woke up."""
+
+
+class Phase(IntEnum):
+    """Where in a step a worker is, in the order that it goes through them."""
+
+    DATA = 0
+    COMPUTE = 1
+    UPDATE = 2
+    CHECKPOINT = 3
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a worker's file says."""
+
+    alive: float
+    since: float
+    step: int
+    phase: Phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stall:
+    """A worker that stands still; `rank` is None when all stand at the same point."""
+
+    rank: int | None
+    step: int
+    seconds: float
+
+    def __str__(self) -> str:
+        who = "it" if self.rank is not None else "no worker got on; the run"
+        return f"stalled: {who} stands at step {self.step} for {self.seconds:.0f} seconds (guard.stall)"
+
+
+class Heartbeat:
+    """A worker's own file, there as long as the context lasts."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._memory: mmap.mmap | None = None
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name="git-gru-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("w+b") as file:
+            file.write(_BEAT.pack(time.monotonic(), time.monotonic(), 0, Phase.CHECKPOINT))
+            file.flush()
+            self._memory = mmap.mmap(file.fileno(), _BEAT.size)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+        self._path.unlink(missing_ok=True)
+
+    def at(self, step: int, phase: Phase) -> None:
+        """The worker comes to `phase` of `step`."""
+        if self._memory is not None:
+            struct.pack_into("=dqq", self._memory, 8, time.monotonic(), step, phase)
+
+    def _live(self) -> None:
+        assert self._memory is not None
+        while not self._over.wait(ALIVE_EVERY):
+            struct.pack_into("=d", self._memory, 0, time.monotonic())
+
+
+class StallWatch:
+    """The launcher's side: `poll` once in a while."""
+
+    def __init__(self, folder: Path, limit: float) -> None:
+        self._folder, self._limit = folder, limit
+        self._found = 0
+
+    def poll(self) -> Stall | None:
+        """The stall, once it is sure."""
+        if not self._limit or not self._folder.is_dir():
+            return None
+        stall = find_stall(_read(self._folder), self._limit, time.monotonic())
+        self._found = self._found + 1 if stall else 0
+        return stall if self._found >= SURE_AFTER else None
+
+
+def find_stall(beats: Mapping[int, Beat], limit: float, now: float) -> Stall | None:
+    """The stall that `beats` (by rank) show at the time `now`, or None."""
+    for rank, beat in sorted(beats.items()):
+        if now - beat.alive > limit:
+            return Stall(rank=rank, step=beat.step, seconds=now - beat.alive)
+    if not beats:
+        return None
+    least = min((beat.step, beat.phase) for beat in beats.values())
+    last = [rank for rank, beat in beats.items() if (beat.step, beat.phase) == least]
+    seconds = now - max(beats[rank].since for rank in last)
+    if seconds <= limit or least[1] is Phase.CHECKPOINT:
+        return None
+    return Stall(rank=last[0] if len(last) == 1 else None, step=least[0], seconds=seconds)
+
+
+def _read(folder: Path) -> dict[int, Beat]:
+    found = {}
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError, struct.error):  # one that is just being made, or taken away
+            alive, since, step, phase = _BEAT.unpack(path.read_bytes())
+            found[int(path.name)] = Beat(alive, since, step, Phase(phase))
+    return found

@@ -1,0 +1,167 @@
+"""`git gru watch`: the canvas, the screen at any size, and the verb on a terminal, a pipe, and a run elsewhere."""
+
+import json
+import os
+import pty
+import sys
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from git_gru.cli.canvas import Canvas, chart
+from git_gru.cli.watch_screen import WIDE, clock, screen
+from git_gru.git.run_refs import write_record
+from git_gru.runs.incidents import Incident
+from git_gru.runs.metrics import Event, EventWriter
+from git_gru.runs.record import Failure, RunRecord, RunState
+from git_gru.runs.snapshot import snapshot_of
+
+RECORD = RunRecord(
+    id="260412-101530-k3f", state=RunState.RUNNING, started=100.0, source="a" * 40, branch="gru/x", model="m",
+    recipe_path="gru.toml", recipe={}, nproc=2, seed=0, steps=100, host="elsewhere", pid=1,
+)  # fmt: skip
+FAILURE = Failure(message="RuntimeError: boom \x1b[2J", rank=1)
+EVENTS = [
+    Event(time=100, step=0, validation={"val_loss": 5.0}),
+    *(Event(time=100 + n, step=n, loss=5 - n / 20, lr=0.01, tokens_per_s=1e4 + n) for n in range(10, 70, 10)),
+    Event(time=170, step=60, commit="c" * 40, validation={"val_loss": 2.25}),
+    Event(
+        time=171, step=61, incident=Incident(kind="spike", step=61, message="the loss rose", action="none")
+    ),
+]
+
+
+def test_a_canvas_dot_by_dot() -> None:
+    canvas = Canvas(2, 1)
+    canvas.draw([(0, 0), (1, 1)], x_range=(0, 1), y_range=(0, 1), style="red")
+    assert [line.plain for line in canvas.lines()] == [
+        "\u2860\u280a"
+    ]  # from the lower left to the upper right
+    flat = Canvas(1, 1)
+    flat.draw([(5, 7)], x_range=(5, 5), y_range=(7, 7), style="")
+    assert flat.lines()[0].plain.strip()
+
+
+def test_a_chart_has_its_scale() -> None:
+    lines = [line.plain for line in chart([([(0, 1.0), (50, 3.0)], "red")], 30, 4)]
+    assert len(lines) == 4
+    assert lines[0].startswith("     3 │")
+    assert lines[2].startswith("     1 │")
+    assert lines[3].split() == ["0", "50"]
+
+
+@given(st.integers(40, 200), st.integers(12, 60), st.integers(0, len(EVENTS)), st.booleans())
+def test_the_screen_fits_any_terminal(width: int, height: int, events: int, failed: bool) -> None:
+    snapshot = snapshot_of(RECORD, EVENTS[:events], 180.0)
+    if failed:
+        snapshot = snapshot_of(
+            RunRecord(**{**vars(RECORD), "state": RunState.FAILED, "failure": FAILURE}),
+            EVENTS[:events],
+            180.0,
+        )
+    lines = screen(snapshot, width, height)
+    assert len(lines) == height
+    assert max(line.cell_len for line in lines) <= width
+    text = "\n".join(line.plain for line in lines)
+    assert RECORD.id in text
+    assert "\x1b" not in text
+    if events > 1:
+        assert "loss" in text
+        assert "│" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(60, 24), (WIDE, 30)])
+def test_everything_is_told_at_usual_sizes(width: int, height: int) -> None:
+    text = "\n".join(line.plain for line in screen(snapshot_of(RECORD, EVENTS, 180.0), width, height))
+    for part in (
+        "loss 2.0000",
+        "val_loss 2.2500",
+        "60/100",
+        "learning rate 0.01",
+        "tokens/s",
+        "c" * 10,
+        "the loss rose",
+    ):
+        assert part in text
+    assert "1:20 gone, 0:40 left" in text
+
+
+def test_clock() -> None:
+    assert [clock(seconds) for seconds in (0, 59.6, 3600, 3725)] == ["0:00", "1:00", "1:00:00", "1:02:05"]
+
+
+def finished(**changes: Any) -> RunRecord:
+    return RunRecord(**{**vars(RECORD), "state": RunState.FINISHED, "ended": 200.0, "step": 60, **changes})
+
+
+def test_a_pipe_gets_lines_and_json_a_snapshot(repo: Any) -> None:
+    said = repo.gru("watch")
+    assert said.returncode == 4
+    assert b"no run here" in said.stderr
+    metrics = b"".join(event.encode() for event in EVENTS)
+    write_record(repo.repository, finished(), metrics, {})
+    lines = repo.gru("watch", "2604").stdout.decode().splitlines()
+    assert len(lines) == len(EVENTS) + 1
+    assert lines[1].split() == ["step", "10", "loss", "4.5", "lr", "0.01", "tokens/s", "10010"]
+    assert lines[-1] == f"{RECORD.id} finished, step 60 of 100"
+    snapshot = json.loads(repo.gru("watch", "--json").stdout)
+    assert snapshot["loss"][0] == [10, 4.5]
+    assert snapshot["state"] == "finished"
+
+
+def test_a_run_elsewhere_is_seen_as_its_record_comes(repo: Any) -> None:
+    from git_gru.git.run_following import RunFollower
+
+    write_record(repo.repository, RECORD, EVENTS[0].encode(), {})
+    follower = RunFollower(repo.repository, RECORD.id)
+    assert follower.poll()[1] == EVENTS[:1]
+    write_record(repo.repository, finished(), b"".join(event.encode() for event in EVENTS[:5]), {})
+    record, events = follower.poll()
+    assert (record.state, events) == (RunState.FINISHED, EVENTS[:5])
+
+
+def test_the_log_in_the_folder_is_ahead_of_the_record(repo: Any) -> None:
+    from git_gru.git.run_following import RunFollower
+
+    write_record(repo.repository, RECORD, EVENTS[0].encode(), {})
+    folder = repo.repository.gru_dir / "runs" / RECORD.id
+    folder.mkdir(parents=True)
+    writer = EventWriter(folder / "metrics.jsonl")
+    follower = RunFollower(repo.repository, RECORD.id)
+    for event in EVENTS[:3]:
+        writer.write(event)
+    assert follower.poll()[1] == EVENTS[:3]
+    writer.write(EVENTS[3])
+    writer.close()
+    assert follower.poll()[1] == EVENTS[:4]
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"])
+def test_a_key_leaves_and_the_run_goes_on(repo: Any, key: bytes) -> None:
+    write_record(repo.repository, RECORD, b"".join(event.encode() for event in EVENTS), {})
+    before = repo.git("for-each-ref")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(repo.path)
+        os.environ |= {"TERM": "xterm-256color", "COLUMNS": "60", "LINES": "24"}
+        os.execv(sys.executable, [sys.executable, "-m", "git_gru", "watch"])
+    seen, end = b"", time.monotonic() + 60
+    while "val_loss" not in seen.decode("utf-8", "ignore") and time.monotonic() < end:
+        seen += os.read(terminal, 65536)
+    os.write(terminal, key)
+    while True:
+        try:
+            piece = os.read(terminal, 65536)
+        except OSError:  # the terminal closes with its last process
+            break
+        if not piece:
+            break
+        seen += piece
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert b"\x1b[?1049l" in seen  # back from the full screen
+    assert b"Traceback" not in seen
+    assert repo.git("for-each-ref") == before
