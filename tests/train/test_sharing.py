@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,25 +10,21 @@ import pytest
 
 from benchmarks.http_hub import new_hub
 from git_gru.git.repository import Repository
-from git_gru.git.run_refs import read_record
+from git_gru.git.run_refs import read_record, write_record
 from git_gru.git.run_sharing import fetch_runs
+from git_gru.runs.metrics import parse_events
+from git_gru.train.launch import first_record, job_of
+from git_gru.train.plan import Request, make_plan
+from git_gru.train.sharing import publishing
 
-pytestmark = pytest.mark.slow
 
-
-def test_others_see_a_run_and_a_failing_push_stops_nothing(project: Any, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_others_see_a_run(project: Any, tmp_path: Path) -> None:
     hub = new_hub(tmp_path / "hub.git")
     project.git("remote", "add", "origin", str(hub))
-    project.git("remote", "add", "gone", str(tmp_path / "nowhere.git"))
     project.git("push", "-q", "origin", "main")
 
     shared = project.train("--nproc", "1", "--push", "origin", "--set", "train.steps=2")
-    done = project.gru("train", "--nproc", "1", "--push", "gone", "--set", "train.steps=2")
-
-    assert done.returncode == 0
-    assert "not pushed to gone: " in done.stderr.decode()
-    assert "finished" in done.stdout.decode()
-    assert "no remote" in project.refused("train", "--push", "nope")
 
     other = tmp_path / "other"
     subprocess.run(["git", "clone", "-q", str(hub), str(other)], check=True, capture_output=True)
@@ -39,3 +36,43 @@ def test_others_see_a_run_and_a_failing_push_stops_nothing(project: Any, tmp_pat
     }
     tip = colleague.git("rev-parse", f"origin/{shared['branch']}").decode().strip()
     assert tip == shared["checkpoints"][-1]["commit"]
+
+
+def test_a_remote_that_comes_and_goes_is_told_of_once(
+    project: Any, tmp_path: Path, waiting: Callable[..., None]
+) -> None:
+    hub, away = tmp_path / "hub.git", tmp_path / "away.git"
+    project.git("remote", "add", "origin", str(hub))
+    repo = project.work.repository
+    plan = make_plan(repo, Request(push="origin"))
+    write_record(repo, first_record(plan), b"", {})
+    job = job_of(repo, plan)
+    job.folder.mkdir(parents=True)
+
+    def told() -> list[tuple[int, str]]:
+        events = parse_events(job.events.read_bytes()) if job.events.exists() else []
+        return [(event.step, event.message or "") for event in events]
+
+    with publishing(repo, plan, job) as publisher:
+        assert publisher is not None
+        publisher.tell(1)
+        waiting(lambda: len(told()) == 1)
+        publisher.tell(2)
+        new_hub(away).rename(hub)
+        publisher.tell(3)
+        waiting(lambda: len(told()) == 2)
+        hub.rename(away)
+        publisher.tell(4)
+        waiting(lambda: len(told()) == 3)
+    first, second, third = told()
+    assert first[1].startswith("not pushed to origin: git push failed: ")
+    assert second[1] == "pushing to origin works again"
+    assert third == (4, first[1])
+    assert publisher.failure == first[1]
+
+
+def test_a_run_that_is_not_pushed_has_no_publisher(project: Any) -> None:
+    plan = make_plan(project.work.repository, Request())
+    with publishing(project.work.repository, plan, job_of(project.work.repository, plan)) as publisher:
+        assert publisher is None
+    assert "is no remote" in project.refused("train", "--push", "nope")
