@@ -62,18 +62,17 @@ class UnknownRemoteError(InputError):
 
 def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterator[Remote]:
     """The remotes in order. They are made one by one: whoever found all models asks for no more."""
-    environment = transport_environment(repo)
     own = str(repo.common_dir)
     if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
-        yield remote_at(store, "this repository", own, environment, tell=tell)
+        yield remote_at(store, "this repository", own, transport_environment(repo), tell=tell)
     for name in remote_names(repo):
-        url = fetch_url(repo, name)
+        url, environment = fetch_url(repo, name), transport_environment(repo, name)
         yield remote_at(store, name, url, environment, tell=tell)
         for place in _nested(url):
             yield remote_at(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
-        yield remote_at(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
+        yield remote_at(store, CONFIG_FILE, absolute(repo, named), transport_environment(repo), tell=tell)
     elif named is not None:
         yield _Untrusted(named)
 
@@ -109,7 +108,7 @@ def push_url(repo: Repository, name: str) -> str:
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that a push to `name` at `url` goes to."""
-    return remote_at(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
+    return remote_at(store, name, absolute(repo, url), transport_environment(repo, name), tell=tell)
 
 
 def committed_store(repo: Repository) -> str | None:

@@ -486,6 +486,27 @@ def test_settings_of_the_repository_alone_reach_the_transport(repo, hub, over_ht
     assert len(models_in(hub, repo.repository.store())) == 1
 
 
+def test_programs_that_only_the_repository_or_its_remote_names_are_run(
+    repo, hub, everywhere, tmp_path, make_arrays
+):
+    ssh, receive = tmp_path / "ssh", tmp_path / "receive"
+    ssh.write_text(
+        f'#!/bin/sh\n[ "$1" = -G ] && exit 0\necho ran >> {tmp_path}/ssh-told\nfor last; do :; done\nexec sh -c "$last"\n'
+    )
+    receive.write_text(f'#!/bin/sh\necho ran >> {tmp_path}/receive-told\nexec git-receive-pack "$@"\n')
+    for program in (ssh, receive):
+        program.chmod(0o755)
+    repo.git("config", "core.sshCommand", str(ssh))
+    repo.git("remote", "add", "origin", f"nowhere:{hub}")
+    repo.git("config", "remote.origin.receivepack", str(receive))
+    repo.write(MODEL, make_arrays(1))
+    repo.commit("one")
+    repo.git("push", "-q", "origin", "main")
+    assert len(models_in(hub, repo.repository.store())) == 1
+    assert (tmp_path / "receive-told").read_text().split() == ["ran", "ran"]  # the models, and the branch
+    assert len((tmp_path / "ssh-told").read_text().split()) > 2
+
+
 @pytest.fixture
 def over_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A real sshd on loopback; gives the address of the folder of hubs."""
