@@ -66,9 +66,10 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
     if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
         yield remote_at(store, "this repository", own, transport_environment(repo), tell=tell)
     for name in remote_names(repo):
-        url, environment = fetch_url(repo, name), transport_environment(repo, name)
-        yield remote_at(store, name, url, environment, tell=tell)
-        for place in _nested(url):
+        hub = fetch_remote(repo, name, store, tell)
+        yield hub
+        for place in _nested(hub.url):
+            environment = transport_environment(repo, name)
             yield remote_at(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
@@ -104,6 +105,11 @@ def fetch_url(repo: Repository, name: str) -> str:
 def push_url(repo: Repository, name: str) -> str:
     """The address that a remote is pushed to. Raises `UnknownRemoteError`."""
     return _url(repo, name, push=True)
+
+
+def fetch_remote(repo: Repository, name: str, store: Store, tell: Tell | None = None) -> GitRemote:
+    """The remote that is fetched from. Raises `UnknownRemoteError`."""
+    return remote_at(store, name, fetch_url(repo, name), transport_environment(repo, name), tell=tell)
 
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
