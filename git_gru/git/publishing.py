@@ -72,7 +72,7 @@ def pushed_models(
 def _objects(repo: Repository, revisions: Sequence[str], *options: str) -> Iterator[tuple[str, str]]:
     """(id, path) of the objects that `revisions` reach, of newer commits first; commits have no path."""
     listed = repo.git(
-        "rev-list", "--objects", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
+        "rev-list", "--objects", "--full-history", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
         input="\n".join([*revisions, ""]).encode("utf-8", "surrogateescape"),
     )  # fmt: skip
     for line in listed.decode("utf-8", "surrogateescape").splitlines():
@@ -97,6 +97,12 @@ def publish_updates(
     known = [update.remote for update in updates if update.remote != _NONE]
     models = pushed_models(repo, new, known, remote=name if name in remote_names(repo) else None)
     return _publish(repo, name, url, models, new, tell, progress)
+
+
+def own_branches(repo: Repository) -> list[str]:
+    """The tips of this repository's own branches: what `git push --all` sends. Another remote's branches are not among them."""
+    listed = repo.git("for-each-ref", "--format=%(objectname)", "refs/heads").decode().split()
+    return list(dict.fromkeys(listed))
 
 
 def publish_revisions(

@@ -3,7 +3,7 @@
 import json
 
 from git_gru.git import revisions, run
-from git_gru.git.publishing import pushed_models
+from git_gru.git.publishing import own_branches, pushed_models
 
 MODEL = "model.safetensors"
 
@@ -58,6 +58,30 @@ def test_a_tip_counts_under_whatever_path_it_has_the_model(repo, make_arrays):
     assert found.tips == {
         digest_at(repo, f"HEAD:{name}") for name in ("renamed.safetensors", "other.safetensors")
     }
+
+
+def test_versions_of_merged_branches_are_found_by_path(repo, make_arrays):
+    """Git's own simplification of a path's history follows one parent where a merge has the same content as that."""
+    grown(repo, make_arrays, 1)
+    repo.git("switch", "-q", "-c", "side")
+    repo.write(MODEL, make_arrays(7))
+    repo.commit("side")
+    side = digest_at(repo, f"side:{MODEL}")
+    repo.git("switch", "-q", "main")
+    repo.write("notes", b"")
+    repo.commit("notes")
+    repo.git("merge", "-q", "-s", "ours", "--no-edit", "side")
+    head = repo.git("rev-parse", "HEAD").strip()
+    assert side in {m.digest for m in pushed_models(repo.repository, [head], paths=[MODEL]).lineages[MODEL]}
+
+
+def test_all_branches_are_this_repositorys_own(repo, make_arrays):
+    commits = grown(repo, make_arrays, 3)
+    repo.git("update-ref", "refs/heads/main", commits[1])
+    repo.git("update-ref", "refs/heads/same", commits[1])
+    repo.git("update-ref", "refs/remotes/other/main", commits[2])
+    repo.git("tag", "v1", commits[2])
+    assert own_branches(repo.repository) == [commits[1]]
 
 
 def test_what_tracking_branches_reach_is_known(repo, make_arrays):
