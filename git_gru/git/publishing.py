@@ -7,6 +7,7 @@ hooks or none.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from git_gru.errors import InputError
 from git_gru.git.changes import changes
 from git_gru.git.git_remote import Tell
 from git_gru.git.history import model_history
@@ -15,6 +16,7 @@ from git_gru.git.revisions import ModelReader
 from git_gru.git.sources import push_remote, push_url, remote_names
 from git_gru.store.manifest import Manifest
 from git_gru.store.publish import Progress, Published, publish, republish
+from git_gru.store.store import REF
 
 RELATED = 64
 """So many commits are searched, newest first, for models of the remote that share chunks with the new ones."""
@@ -32,10 +34,15 @@ class PushedModels:
 
 @dataclass(frozen=True, kw_only=True)
 class RefUpdate:
-    """One line that Git tells a pre-push hook: what is pushed and what the remote has there (zeros: nothing)."""
+    """One line that Git tells a pre-push hook: what is pushed (zeros: `ref` is deleted), what the remote has (zeros: nothing)."""
 
     local: str
     remote: str
+    ref: str
+
+
+class RefusedDeletionError(InputError):
+    """A push that would take the models away from the remote."""
 
 
 def pushed_models(
@@ -91,8 +98,14 @@ def publish_updates(
 ) -> Published:
     """Publishes what a push of `updates` to the remote `name` at `url` needs there, before Git sends the branch.
 
-    Raises what `publish` raises.
+    Raises `RefusedDeletionError`, and what `publish` raises.
     """
+    if any(update.ref == REF and update.local == _NONE for update in updates):
+        raise RefusedDeletionError(
+            f"refused, because this push would delete {REF}, and with it all models, from {name}",
+            hint="git push --mirror deletes what is not here. Send what you have with: git push --all, git push --tags. To "
+            "delete the models all the same: --no-verify",
+        )
     new = [update.local for update in updates if update.local != _NONE]
     known = [update.remote for update in updates if update.remote != _NONE]
     models = pushed_models(repo, new, known, remote=name if name in remote_names(repo) else None)

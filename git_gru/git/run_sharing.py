@@ -43,7 +43,7 @@ def push_run(repo: Repository, remote: str, run: str, ref: str, before: Pushed) 
         f"+{record_ref(run)}:{record_ref(run)}"
     ]  # a record has no parent: each version replaces the one before
     if tip is not None and tip != before.commit:
-        update = RefUpdate(local=tip, remote=before.commit or _NONE)
+        update = RefUpdate(local=tip, remote=before.commit or _NONE, ref=ref)
         publish_updates(repo, remote, push_url(repo, remote), [update])
         refs.append(f"{tip}:{ref}")
     # the models are there already, so that git-gru's own hook would find nothing to do; others are for what people push

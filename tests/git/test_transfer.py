@@ -169,6 +169,21 @@ def test_deletions_tags_and_a_hook_that_stood_there_before(pushed, hub, make_arr
     assert pushed.run("git", "push", "-q", "origin", "main").returncode != 0
 
 
+def test_a_mirroring_push_does_not_delete_the_models(pushed, hub, repo):
+    for command in (["push", "--mirror", "origin"], ["push", "origin", ":refs/gru/store"]):
+        ran = pushed.run("git", *command)
+        assert ran.returncode != 0
+        assert b"would delete refs/gru/store, and with it all models, from origin" in ran.stderr
+    assert len(models_in(hub, pushed.repository.store())) == 3
+    shutil.rmtree(pushed.path / ".git/gru")
+    pushed.git("checkout", "-q", "--orphan", "plain")
+    pushed.git("rm", "-rfq", ".")
+    pushed.write("notes", b"nothing here is tracked")
+    pushed.commit("plain")
+    assert pushed.run("git", "push", "--mirror", "origin").returncode != 0
+    assert len(models_in(hub, pushed.repository.store())) == 3
+
+
 def test_a_push_to_a_second_empty_remote_takes_all(pushed, hub, tmp_path, at):
     pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"))
     clone = at(tmp_path / "clone")
