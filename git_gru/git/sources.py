@@ -99,12 +99,23 @@ def default_remote(repo: Repository) -> str:
 
 def fetch_url(repo: Repository, name: str) -> str:
     """The address that a remote is fetched from. Raises `UnknownRemoteError`."""
-    return _url(repo, name, push=False)
+    return _urls(repo, name)[0]
+
+
+def push_urls(repo: Repository, name: str) -> list[str]:
+    """The addresses that a remote is pushed to. Raises `UnknownRemoteError`."""
+    return _urls(repo, name, "--push")
 
 
 def push_url(repo: Repository, name: str) -> str:
-    """The address that a remote is pushed to. Raises `UnknownRemoteError`."""
-    return _url(repo, name, push=True)
+    """The one address that a remote is pushed to. Raises `UnknownRemoteError`, and `InputError` where there are several."""
+    urls = push_urls(repo, name)
+    if len(urls) > 1:
+        raise InputError(
+            f"{name} is pushed to {len(urls)} addresses, and this is for one repository: {', '.join(urls)}",
+            hint="Name a remote that has one of them: git remote add NAME URL",
+        )
+    return urls[0]
 
 
 def fetch_remote(repo: Repository, name: str, store: Store, tell: Tell | None = None) -> GitRemote:
@@ -160,13 +171,13 @@ def _branch(repo: Repository) -> str:
     return repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
 
 
-def _url(repo: Repository, name: str, *, push: bool) -> str:
-    result = repo.completed("remote", "get-url", *(["--push"] if push else []), name)
+def _urls(repo: Repository, name: str, *options: str) -> list[str]:
+    result = repo.completed("remote", "get-url", "--all", *options, name)
     if result.returncode != 0:
         raise UnknownRemoteError(
             f"{name} is no remote of this repository", hint="See what there is: git remote -v"
         )
-    return absolute(repo, result.stdout.decode("utf-8", "surrogateescape").split("\n")[0])
+    return [absolute(repo, url) for url in result.stdout.decode("utf-8", "surrogateescape").splitlines()]
 
 
 def _nested(url: str) -> list[str]:

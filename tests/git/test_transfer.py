@@ -180,7 +180,8 @@ def test_a_mirroring_push_does_not_delete_the_models(pushed, hub, repo):
     pushed.git("rm", "-rfq", ".")
     pushed.write("notes", b"nothing here is tracked")
     pushed.commit("plain")
-    assert pushed.run("git", "push", "--mirror", "origin").returncode != 0
+    pushed.git("config", "remote.origin.mirror", "true")
+    assert pushed.run("git", "push", "origin").returncode != 0
     assert len(models_in(hub, pushed.repository.store())) == 3
 
 
