@@ -19,7 +19,7 @@ def _pre_push(repo: Repository, arguments: Sequence[str]) -> None:
 
     name, url = arguments
     lines = [line.split(" ") for line in sys.stdin.read().splitlines() if line.strip()]
-    updates = [RefUpdate(local=fields[1], remote=fields[3]) for fields in lines]
+    updates = [RefUpdate(local=fields[1], ref=fields[2]) for fields in lines]
     publish_updates(repo, name, url, updates, progress=bytes_progress(f"sending models to {name}"))
 
 

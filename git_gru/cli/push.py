@@ -6,8 +6,7 @@ import click
 
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
-from git_gru.git.fetching import branch_tips
-from git_gru.git.publishing import publish_revisions
+from git_gru.git.publishing import own_branches, publish_revisions
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
 from git_gru.git.sources import default_remote
@@ -16,7 +15,7 @@ from git_gru.git.sources import default_remote
 @click.command("push", short_help="Send models to a remote, without their branches.")
 @click.argument("remote", required=False)
 @click.argument("revisions", metavar="[REV]...", nargs=-1)
-@click.option("--all", "every", is_flag=True, help="The models that any branch reaches.")
+@click.option("--all", "every", is_flag=True, help="The models that any local branch reaches.")
 @click.option(
     "--path", "paths", multiple=True, metavar="PATH", help="Only models at or below PATH; may be repeated."
 )
@@ -33,7 +32,7 @@ def command(
     """
     repo = Repository.find()
     name = remote or default_remote(repo)
-    commits = branch_tips(repo) if every else [resolve_commit(repo, rev) for rev in revisions or ("HEAD",)]
+    commits = own_branches(repo) if every else [resolve_commit(repo, rev) for rev in revisions or ("HEAD",)]
     done = publish_revisions(
         repo, name, commits, paths=paths, progress=bytes_progress(f"sending models to {name}")
     )

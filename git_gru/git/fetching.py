@@ -11,6 +11,7 @@ from git_gru.git.selection import Selection, matches
 from git_gru.git.sources import sources
 from git_gru.store.bring import Brought, Part, Progress, bring, locate
 from git_gru.store.manifest import Manifest
+from git_gru.store.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +34,9 @@ def fetch(
     repo: Repository, wanted: Wanted, *, tell: Tell | None = None, progress: Progress | None = None
 ) -> Brought:
     """Brings the models wanted into the store. Raises what `bring` and `resolve_commit` raise."""
-    models = list(_manifests(repo, wanted))
     store = repo.store()
     try:
-        return bring(store, sources(repo, store, tell), models, progress)
+        return bring(store, sources(repo, store, tell), _manifests(repo, store, wanted), progress)
     finally:
         store.close()
 
@@ -48,7 +48,7 @@ def fetch_tensors(
     store = repo.store()
     count = 0
     try:
-        for manifest in _manifests(repo, wanted):
+        for manifest in _manifests(repo, store, wanted):
             names = [name for name in manifest.tensors if matches(name, patterns)]
             if names:
                 part = locate(store, sources(repo, store, tell), manifest)
@@ -65,12 +65,12 @@ def part_of(repo: Repository, manifest: Manifest, tell: Tell | None = None) -> P
     return locate(store, sources(repo, store, tell), manifest)
 
 
-def _manifests(repo: Repository, wanted: Wanted) -> list[Manifest]:
+def _manifests(repo: Repository, store: Store, wanted: Wanted) -> list[Manifest]:
     """The models wanted, each once."""
     commits = [resolve_commit(repo, revision) for revision in wanted.revisions]
     found: dict[str, Manifest] = {}
     if wanted.history:
-        lineages = pushed_models(repo, commits, paths=wanted.paths).lineages
+        lineages = pushed_models(repo, store.stamps, commits, paths=wanted.paths).lineages
         found = {manifest.digest: manifest for line in lineages.values() for manifest in line}
         return list(found.values())
     reader = ModelReader(repo, skip_unreadable=True)

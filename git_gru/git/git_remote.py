@@ -31,7 +31,8 @@ Tell = Callable[[bytes], None]
 _LOOKS = 5
 """How often a state is fetched while a git that outlives the process which started it makes its locks anew."""
 
-_FORWARDED = r"^(http|credential|ssh|url|protocol|core\.(sshcommand|gitproxy|askpass))\."
+_FORWARDED = r"^(http|credential|ssh|url|protocol)\.|^core\.(sshcommand|gitproxy|askpass)$"
+_OF_REMOTE = ("proxy", "proxyauthmethod", "uploadpack", "receivepack")
 _HERE = ("local", "worktree", "command")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _MOVED = (
@@ -59,20 +60,19 @@ _QUICK = (
 )
 
 
-def transport_environment(repo: Repository) -> Environment:
+def transport_environment(repo: Repository, name: str | None = None) -> Environment:
     """The environment in which git, run in the store, reaches the same hosts in the same way as in `repo`.
 
     What ties a process to the user's repository is taken out; settings about transport that only that repository or the command
-    line has (a proxy, a credential helper, an ssh command) are passed on.
+    line has (a proxy, a credential helper, an ssh command) are passed on, and those of the remote `name` become those of `gru`.
     """
-    here = [setting for setting in repo.settings.matching(_FORWARDED) if setting.scope in _HERE]
+    passed = [(s.key, s.value) for s in repo.settings.matching(_FORWARDED) if s.scope in _HERE]
+    for key in _OF_REMOTE if name is not None else ():
+        passed += [(f"remote.gru.{key}", value) for value in repo.settings.every(f"remote.{name}.{key}")]
     environment: dict[str, str | None] = dict(LOCAL_VARIABLES)
-    for at, setting in enumerate(here):
-        environment[f"GIT_CONFIG_KEY_{at}"], environment[f"GIT_CONFIG_VALUE_{at}"] = (
-            setting.key,
-            setting.value,
-        )
-    environment["GIT_CONFIG_COUNT"] = str(len(here)) if here else None
+    for at, (key, value) in enumerate(passed):
+        environment[f"GIT_CONFIG_KEY_{at}"], environment[f"GIT_CONFIG_VALUE_{at}"] = key, value
+    environment["GIT_CONFIG_COUNT"] = str(len(passed)) if passed else None
     return environment
 
 

@@ -38,9 +38,9 @@ def find_needs(repo: Repository, stamps: Stamps) -> Needs:
     )
 
 
-def models_named_by(repo: Repository, stamps: Stamps, namespace: str) -> tuple[frozenset[str], int]:
-    """The digests of the models that references below `namespace` (as `refs/heads/`) reach, and how many objects are not here."""
-    found = ManifestBlobs(repo, stamps).sort(_reachable(repo, (), f"--glob={namespace}*"))
+def models_named_by(repo: Repository, stamps: Stamps) -> tuple[frozenset[str], int]:
+    """The digests of the models that the references of a repository reach, and how many objects are not there."""
+    found = ManifestBlobs(repo, stamps).sort(_reachable(repo, (), *ALL_REFS))
     return frozenset(found.digests.values()) | found.suspects, found.absent
 
 

@@ -1,25 +1,36 @@
-"""What a push publishes: the models that the pushed commits reach and the remote's side did not, no others.
+"""What a push publishes: the models that the pushed commits reach and the remote lacks, no others.
 
-Which models these are follows from the commits alone, never from a log kept by hooks: merges, rebases and stashes run different
-hooks or none.
+Which models these are follows from the commits and the remote's own state alone, never from a log kept by hooks (merges, rebases
+and stashes run different hooks or none), nor from tracking branches (`confirmed`).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
+from git_gru.errors import InputError
 from git_gru.git.changes import changes
+from git_gru.git.confirmed import Confirmed, read_confirmed, write_confirmed
 from git_gru.git.git_remote import Tell
 from git_gru.git.history import model_history
+from git_gru.git.manifests import ManifestBlobs
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
-from git_gru.git.sources import push_remote, push_url, remote_names
+from git_gru.git.run import lines
+from git_gru.git.sources import absolute, push_remote, push_url, push_urls
 from git_gru.store.manifest import Manifest
 from git_gru.store.publish import Progress, Published, publish, republish
+from git_gru.store.remote import Remote, blamed
+from git_gru.store.stamps import Stamps
+from git_gru.store.store import REF, Store
+from git_gru.store.trees import StoreTree
 
 RELATED = 64
 """So many commits are searched, newest first, for models of the remote that share chunks with the new ones."""
 
 _NONE = "0" * 40
+_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,35 +43,50 @@ class PushedModels:
 
 @dataclass(frozen=True, kw_only=True)
 class RefUpdate:
-    """One line that Git tells a pre-push hook: what is pushed and what the remote has there (zeros: nothing)."""
+    """One line that Git tells a pre-push hook: what is pushed (zeros: `ref` is deleted), and to which reference there."""
 
     local: str
-    remote: str
+    ref: str
+
+
+class RefusedDeletionError(InputError):
+    """A push that would take the models away from the remote."""
+
+
+class _Named(NamedTuple):
+    """A manifest in the history: where it stands, its digest, and the blob that holds it."""
+
+    path: str
+    digest: str
+    blob: bytes
 
 
 def pushed_models(
-    repo: Repository,
-    new: Sequence[str],
-    known: Sequence[str] = (),
-    paths: Sequence[str] = (),
-    *,
-    remote: str | None = None,
+    repo: Repository, stamps: Stamps, new: Sequence[str], known: Sequence[str] = (), paths: Sequence[str] = ()
 ) -> PushedModels:
     """The models of `paths` (default: all) that commits reachable from `new` have and those from `known` do not.
 
-    Known is as well what the tracking branches of `remote` reach. Commits in `known` may be missing here.
+    Commits in `known` may be missing here.
     """
-    if not new:
-        return PushedModels(lineages={}, tips=frozenset())
-    reader = ModelReader(repo, skip_unreadable=True)
+    blobs = ManifestBlobs(repo, stamps)
+    return _models(repo, blobs, new, list(_named(repo, blobs, new, known, paths)))
+
+
+def _models(
+    repo: Repository,
+    blobs: ManifestBlobs,
+    new: Sequence[str],
+    named: Sequence[_Named],
+    held: Set[str] = frozenset(),
+) -> PushedModels:
+    """Those of the models `named` that are not `held` (digests) by the remote. Manifests that cannot be read are left out."""
     lineages: dict[str, dict[str, Manifest]] = {}
     digests: dict[str, str] = {}
-    tracking = () if remote is None else ("--not", f"--remotes={remote}")
-    for blob, path in _objects(repo, [*new, *(f"^{commit}" for commit in known), "--", *paths], *tracking):
-        manifest = reader.manifest(blob, path) if path else None
+    for path, digest, blob in named:
+        manifest = blobs.manifest(blob) if digest not in held else None
         if manifest is not None:
-            lineages.setdefault(path, {}).setdefault(manifest.digest, manifest)
-            digests[blob] = manifest.digest
+            lineages.setdefault(path, {}).setdefault(digest, manifest)
+            digests[blob.hex()] = digest
     # Of the models at the tips only these matter: to read all of a large repository's would take longer than the push
     at_tips = _objects(repo, new, "--no-walk") if digests else ()
     return PushedModels(
@@ -69,14 +95,29 @@ def pushed_models(
     )
 
 
+def _named(
+    repo: Repository, blobs: ManifestBlobs, new: Sequence[str], known: Sequence[str], paths: Sequence[str]
+) -> Iterator[_Named]:
+    """The manifests that `new` reaches and `known` does not, of newer commits first."""
+    objects = _objects(repo, [*new, *(f"^{commit}" for commit in known), "--", *paths]) if new else iter(())
+    while some := list(islice(objects, _AT_ONCE)):
+        found = blobs.sort(blob for blob, path in some if path).digests
+        for name, path in some:
+            blob = bytes.fromhex(name)
+            if path and blob in found:
+                yield _Named(path, found[blob], blob)
+
+
 def _objects(repo: Repository, revisions: Sequence[str], *options: str) -> Iterator[tuple[str, str]]:
     """(id, path) of the objects that `revisions` reach, of newer commits first; commits have no path."""
-    listed = repo.git(
-        "rev-list", "--objects", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
+    listed = lines(
+        "rev-list", "--objects", "--full-history", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
+        cwd=repo.top,
+        env=repo.environment,
         input="\n".join([*revisions, ""]).encode("utf-8", "surrogateescape"),
     )  # fmt: skip
-    for line in listed.decode("utf-8", "surrogateescape").splitlines():
-        id, _, path = line.partition(" ")
+    for line in listed:
+        id, _, path = line.decode("utf-8", "surrogateescape").partition(" ")
         yield id, path
 
 
@@ -91,12 +132,22 @@ def publish_updates(
 ) -> Published:
     """Publishes what a push of `updates` to the remote `name` at `url` needs there, before Git sends the branch.
 
-    Raises what `publish` raises.
+    Raises `RefusedDeletionError`, and what `publish` raises.
     """
+    if any(update.ref == REF and update.local == _NONE for update in updates):
+        raise RefusedDeletionError(
+            f"refused, because this push would delete {REF}, and with it all models, from {name}",
+            hint="git push --mirror deletes what is not here. Send what you have with: git push --all, git push --tags. To "
+            "delete the models all the same: --no-verify",
+        )
     new = [update.local for update in updates if update.local != _NONE]
-    known = [update.remote for update in updates if update.remote != _NONE]
-    models = pushed_models(repo, new, known, remote=name if name in remote_names(repo) else None)
-    return _publish(repo, name, url, models, new, tell, progress)
+    return _publish(repo, name, url, new, (), tell, progress)
+
+
+def own_branches(repo: Repository) -> list[str]:
+    """The tips of this repository's own branches: what `git push --all` sends. Another remote's branches are not among them."""
+    listed = repo.git("for-each-ref", "--format=%(objectname)", "refs/heads").decode().split()
+    return list(dict.fromkeys(listed))
 
 
 def publish_revisions(
@@ -108,12 +159,16 @@ def publish_revisions(
     tell: Tell | None = None,
     progress: Progress | None = None,
 ) -> Published:
-    """Publishes all models of `paths` (default: all) that these commits reach to the remote `name`.
+    """Publishes all models of `paths` (default: all) that these commits reach to the remote `name`, at all of its push addresses.
 
     Raises `UnknownRemoteError` and what `publish` raises.
     """
-    url = push_url(repo, name)
-    return _publish(repo, name, url, pushed_models(repo, revisions, paths=paths), revisions, tell, progress)
+    done = [_publish(repo, name, url, revisions, paths, tell, progress) for url in push_urls(repo, name)]
+    return Published(
+        models=sum(each.models for each in done),
+        blobs=sum(each.blobs for each in done),
+        bytes=sum(each.bytes for each in done),
+    )
 
 
 def repack_remote(
@@ -146,26 +201,53 @@ def _publish(
     repo: Repository,
     name: str,
     url: str,
-    models: PushedModels,
     tips: Sequence[str],
+    paths: Sequence[str],
     tell: Tell | None,
     progress: Progress | None,
 ) -> Published:
-    if not models.lineages:
+    """Publishes the models of `paths` that `tips` reach and the remote lacks, and notes what it has then."""
+    if not tips:
         return Published(0, 0, 0)
+    url = absolute(repo, url)
     store = repo.store()
-
     try:
-        return publish(
-            store,
-            push_remote(repo, name, url, store, tell),
-            list(models.lineages.values()),
-            keep_plain=models.tips,
-            related=_related(repo, tips, list(models.lineages)),
-            progress=progress,
-        )
+        blobs = ManifestBlobs(repo, store.stamps)
+        known = read_confirmed(repo, url)
+        named = list(_named(repo, blobs, tips, known.commits, paths))
+        if not named and not known.models:
+            return Published(0, 0, 0)
+        remote = push_remote(repo, name, url, store, tell)
+        with store.locked(alone=False):
+            state, held = _held(store, remote)
+            if not known.models <= held:
+                known = Confirmed()
+                named = list(_named(repo, blobs, tips, (), paths))
+            models = _models(repo, blobs, tips, named, held)
+            done = publish(
+                store,
+                remote,
+                list(models.lineages.values()),
+                keep_plain=models.tips,
+                related=_related(repo, tips, list(models.lineages)),
+                progress=progress,
+                seen=state,
+            )
+        if not paths:
+            sent = {manifest.digest for line in models.lineages.values() for manifest in line}
+            there = sent | (held & {each.digest for each in named})
+            commits = tuple(dict.fromkeys([*tips, *known.commits]))
+            write_confirmed(repo, url, Confirmed(commits=commits, models=known.models | there))
+        return done
     finally:
         store.close()
+
+
+def _held(store: Store, remote: Remote) -> tuple[bytes | None, Set[str]]:
+    """The remote's state, and the digests of the models that it has and no collection has marked."""
+    with blamed(remote):
+        state = StoreTree(store.objects, remote.look())
+        return state.commit, state.models().keys() - state.unneeded.keys()
 
 
 def _related(repo: Repository, tips: Sequence[str], paths: Sequence[str]) -> Callable[[], Iterator[Manifest]]:

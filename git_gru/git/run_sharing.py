@@ -11,12 +11,12 @@ import socket
 from dataclasses import dataclass
 
 from git_gru.errors import StoreError
-from git_gru.git.publishing import RefUpdate, publish_updates
+from git_gru.git.publishing import publish_revisions
 from git_gru.git.repository import Repository
 from git_gru.git.run import GitCommandError
 from git_gru.git.run_folders import LAUNCHER, is_held, run_folder
 from git_gru.git.run_refs import PREFIX, RECORD_FILE, record_ref
-from git_gru.git.sources import fetch_url, push_url
+from git_gru.git.sources import fetch_url
 from git_gru.runs.record import parse_record
 
 _INCOMING = "refs/gru/incoming/"
@@ -35,7 +35,7 @@ class Pushed:
 def push_run(repo: Repository, remote: str, run: str, ref: str, before: Pushed) -> Pushed:
     """Pushes the models of a run, then its branch `ref` and its record. `before` is what an earlier push gave.
 
-    Raises what `publish_updates` raises, and `GitCommandError` when the remote refuses.
+    Raises what `publish_revisions` raises, and `GitCommandError` when the remote refuses.
     """
     found = repo.completed("rev-parse", "--verify", "--quiet", ref)
     tip = found.stdout.decode().strip() if found.returncode == 0 else None
@@ -43,8 +43,7 @@ def push_run(repo: Repository, remote: str, run: str, ref: str, before: Pushed) 
         f"+{record_ref(run)}:{record_ref(run)}"
     ]  # a record has no parent: each version replaces the one before
     if tip is not None and tip != before.commit:
-        update = RefUpdate(local=tip, remote=before.commit or _NONE)
-        publish_updates(repo, remote, push_url(repo, remote), [update])
+        publish_revisions(repo, remote, [tip])
         refs.append(f"{tip}:{ref}")
     # the models are there already, so that git-gru's own hook would find nothing to do; others are for what people push
     repo.git("push", "--quiet", "--no-verify", remote, *refs, env=_QUIET)

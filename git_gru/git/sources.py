@@ -62,18 +62,18 @@ class UnknownRemoteError(InputError):
 
 def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterator[Remote]:
     """The remotes in order. They are made one by one: whoever found all models asks for no more."""
-    environment = transport_environment(repo)
     own = str(repo.common_dir)
     if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
-        yield remote_at(store, "this repository", own, environment, tell=tell)
+        yield remote_at(store, "this repository", own, transport_environment(repo), tell=tell)
     for name in remote_names(repo):
-        url = fetch_url(repo, name)
-        yield remote_at(store, name, url, environment, tell=tell)
-        for place in _nested(url):
+        hub = fetch_remote(repo, name, store, tell)
+        yield hub
+        for place in _nested(hub.url):
+            environment = transport_environment(repo, name)
             yield remote_at(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
-        yield remote_at(store, CONFIG_FILE, absolute(repo, named), environment, tell=tell)
+        yield remote_at(store, CONFIG_FILE, absolute(repo, named), transport_environment(repo), tell=tell)
     elif named is not None:
         yield _Untrusted(named)
 
@@ -99,17 +99,33 @@ def default_remote(repo: Repository) -> str:
 
 def fetch_url(repo: Repository, name: str) -> str:
     """The address that a remote is fetched from. Raises `UnknownRemoteError`."""
-    return _url(repo, name, push=False)
+    return _urls(repo, name)[0]
+
+
+def push_urls(repo: Repository, name: str) -> list[str]:
+    """The addresses that a remote is pushed to. Raises `UnknownRemoteError`."""
+    return _urls(repo, name, "--push")
 
 
 def push_url(repo: Repository, name: str) -> str:
-    """The address that a remote is pushed to. Raises `UnknownRemoteError`."""
-    return _url(repo, name, push=True)
+    """The one address that a remote is pushed to. Raises `UnknownRemoteError`, and `InputError` where there are several."""
+    urls = push_urls(repo, name)
+    if len(urls) > 1:
+        raise InputError(
+            f"{name} is pushed to {len(urls)} addresses, and this is for one repository: {', '.join(urls)}",
+            hint="Name a remote that has one of them: git remote add NAME URL",
+        )
+    return urls[0]
+
+
+def fetch_remote(repo: Repository, name: str, store: Store, tell: Tell | None = None) -> GitRemote:
+    """The remote that is fetched from. Raises `UnknownRemoteError`."""
+    return remote_at(store, name, fetch_url(repo, name), transport_environment(repo, name), tell=tell)
 
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that a push to `name` at `url` goes to."""
-    return remote_at(store, name, absolute(repo, url), transport_environment(repo), tell=tell)
+    return remote_at(store, name, absolute(repo, url), transport_environment(repo, name), tell=tell)
 
 
 def committed_store(repo: Repository) -> str | None:
@@ -155,13 +171,13 @@ def _branch(repo: Repository) -> str:
     return repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
 
 
-def _url(repo: Repository, name: str, *, push: bool) -> str:
-    result = repo.completed("remote", "get-url", *(["--push"] if push else []), name)
+def _urls(repo: Repository, name: str, *options: str) -> list[str]:
+    result = repo.completed("remote", "get-url", "--all", *options, name)
     if result.returncode != 0:
         raise UnknownRemoteError(
             f"{name} is no remote of this repository", hint="See what there is: git remote -v"
         )
-    return absolute(repo, result.stdout.decode("utf-8", "surrogateescape").split("\n")[0])
+    return [absolute(repo, url) for url in result.stdout.decode("utf-8", "surrogateescape").splitlines()]
 
 
 def _nested(url: str) -> list[str]:

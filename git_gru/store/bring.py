@@ -240,10 +240,14 @@ def _nowhere(store: Store, digests: Sequence[str], tried: Sequence[str]) -> Mode
 
 
 def held_by(store: Store, remote: Remote, manifests: Iterable[Manifest]) -> frozenset[str]:
-    """The digests of those of `manifests` which the remote has now, with all of their chunks. Raises `RemoteError`."""
-    with store.locked(alone=False):
+    """The digests of those of `manifests` which the remote has now, with all of their chunks, and is not about to drop.
+
+    Raises `RemoteError`.
+    """
+    with store.locked(alone=False), blamed(remote):
         state = StoreTree(store.objects, remote.look())
-        trees = {m: tree for m in manifests if (tree := state.model(m.digest)) is not None}
+        there = {m: state.model(m.digest) for m in manifests if m.digest not in state.unneeded}
+        trees = {m: tree for m, tree in there.items() if tree is not None}
         fetch_trees(store.objects, remote, trees.values())
         return frozenset(
             m.digest

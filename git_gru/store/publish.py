@@ -76,15 +76,17 @@ def publish(
     keep_plain: Set[str] = frozenset(),
     related: Related = lambda: (),
     progress: Progress | None = None,
+    seen: bytes | None = None,
 ) -> Published:
     """Makes the models of `lineages` (each newest first) models of the remote; those that it has cost nothing.
 
-    The newest of each lineage and the models whose digests are in `keep_plain` travel as plain encodings. Models that neither
+    The newest of each lineage and the models whose digests are in `keep_plain` travel as plain encodings. `seen` is the remote's
+    state, where the caller has looked while it held the store's lock. Models that neither
     the remote nor this store has are brought from elsewhere (`Store.supply`). Raises `ModelMissingError` naming models that
     are nowhere, and `RemoteError`; whatever was sent by then stays.
     """
     with store.locked(alone=False):
-        work = _Publish(store, remote, progress)
+        work = _Publish(store, remote, progress, seen=seen)
         try:
             return work.run(lineages, keep_plain, related)
         finally:
@@ -120,10 +122,16 @@ class _Publish:
     """One publication. `anew`: of models that the remote has, not of those that it lacks."""
 
     def __init__(
-        self, store: Store, remote: Remote, progress: Progress | None, *, anew: bool = False
+        self,
+        store: Store,
+        remote: Remote,
+        progress: Progress | None,
+        *,
+        anew: bool = False,
+        seen: bytes | None = None,
     ) -> None:
         self.store, self.remote, self.progress, self.anew = store, remote, progress, anew
-        self.tip = remote.look()
+        self.tip = seen if seen is not None else remote.look()
         self.relied: Set[str] = frozenset()
         self.plan = Plan(store)
         self.there: set[bytes] = set()

@@ -15,7 +15,7 @@ from git_gru.git.commits import snapshot_dirty
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
 from git_gru.git.run_refs import record_ref, source_ref
-from git_gru.git.sources import push_url
+from git_gru.git.sources import push_urls
 from git_gru.runs.record import RunRecord
 from git_gru.store.manifest import Manifest
 from git_gru.train.architecture import METADATA_KEY, Architecture, check_recipe, parse_architecture
@@ -97,7 +97,7 @@ def make_plan(repo: Repository, request: Request) -> Plan:
     """Checks a request. Raises what is wrong with it, as a `GruError`."""
     require_torch()
     if request.push is not None:
-        push_url(repo, request.push)  # told now, if there is no such remote
+        push_urls(repo, request.push)  # told now, if there is no such remote
     source = resolve_commit(repo, request.commit)
     run = _new_run_id(repo)
     dirty = _is_dirty(repo, source)

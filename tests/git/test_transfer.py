@@ -169,6 +169,22 @@ def test_deletions_tags_and_a_hook_that_stood_there_before(pushed, hub, make_arr
     assert pushed.run("git", "push", "-q", "origin", "main").returncode != 0
 
 
+def test_a_mirroring_push_does_not_delete_the_models(pushed, hub, repo):
+    for command in (["push", "--mirror", "origin"], ["push", "origin", ":refs/gru/store"]):
+        ran = pushed.run("git", *command)
+        assert ran.returncode != 0
+        assert b"would delete refs/gru/store, and with it all models, from origin" in ran.stderr
+    assert len(models_in(hub, pushed.repository.store())) == 3
+    shutil.rmtree(pushed.path / ".git/gru")
+    pushed.git("checkout", "-q", "--orphan", "plain")
+    pushed.git("rm", "-rfq", ".")
+    pushed.write("notes", b"nothing here is tracked")
+    pushed.commit("plain")
+    pushed.git("config", "remote.origin.mirror", "true")
+    assert pushed.run("git", "push", "origin").returncode != 0
+    assert len(models_in(hub, pushed.repository.store())) == 3
+
+
 def test_a_push_to_a_second_empty_remote_takes_all(pushed, hub, tmp_path, at):
     pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"))
     clone = at(tmp_path / "clone")
@@ -484,6 +500,27 @@ def test_settings_of_the_repository_alone_reach_the_transport(repo, hub, over_ht
     repo.git("config", f"url.{over_http}/.insteadOf", "models:")
     repo.git("push", "-q", "origin", "main")
     assert len(models_in(hub, repo.repository.store())) == 1
+
+
+def test_programs_that_only_the_repository_or_its_remote_names_are_run(
+    repo, hub, everywhere, tmp_path, make_arrays
+):
+    ssh, receive = tmp_path / "ssh", tmp_path / "receive"
+    ssh.write_text(
+        f'#!/bin/sh\n[ "$1" = -G ] && exit 0\necho ran >> {tmp_path}/ssh-told\nfor last; do :; done\nexec sh -c "$last"\n'
+    )
+    receive.write_text(f'#!/bin/sh\necho ran >> {tmp_path}/receive-told\nexec git-receive-pack "$@"\n')
+    for program in (ssh, receive):
+        program.chmod(0o755)
+    repo.git("config", "core.sshCommand", str(ssh))
+    repo.git("remote", "add", "origin", f"nowhere:{hub}")
+    repo.git("config", "remote.origin.receivepack", str(receive))
+    repo.write(MODEL, make_arrays(1))
+    repo.commit("one")
+    repo.git("push", "-q", "origin", "main")
+    assert len(models_in(hub, repo.repository.store())) == 1
+    assert (tmp_path / "receive-told").read_text().split() == ["ran", "ran"]  # the models, and the branch
+    assert len((tmp_path / "ssh-told").read_text().split()) > 2
 
 
 @pytest.fixture
