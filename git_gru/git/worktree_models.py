@@ -1,7 +1,8 @@
 """Models in the worktree, written by git-gru itself: `git gru pull`.
 
 Git holds a whole file in memory when it checks one out. Here the worktree's file is written chunk by chunk beside its place and
-renamed into it, and the index is told of the new file; a manifest is replaced only by the weights that it stands for.
+renamed into it, and the index is told of the new file; a manifest is replaced only by the weights that it stands for. As with Git,
+what is beyond a symbolic link is not in the worktree: nothing is written there.
 """
 
 import glob
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from git_gru.errors import InputError
 from git_gru.git.git_remote import Tell
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import index_models
@@ -21,6 +23,10 @@ from git_gru.store.bring import Brought, Progress, bring
 from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
+
+
+class BeyondLinkError(InputError):
+    """A path of the index that a symbolic link in the worktree leads elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,19 +43,28 @@ def pull(
     """Puts weights in place of the manifests in the worktree, and of models that are missing there.
 
     `paths` (from the worktree's top; files or folders) limits it; without them the settings `gru.fetchInclude` and
-    `gru.fetchExclude` do. Files that hold anything else are left alone. Raises what `bring` raises, after the others are written.
+    `gru.fetchExclude` do. Files that hold anything else are left alone. Raises `BeyondLinkError` for `paths` beyond a symbolic link,
+    before anything is written, and what `bring` raises.
     """
     top = repo.require_worktree()
     selection = Selection.of(repo)
-    wanted = {
+    chosen = {
         path: manifest
         for path, manifest in index_models(repo).items()
-        if (_below(path, paths) if paths else selection.allows(path)) and _stands_in(top / path, manifest)
+        if (_below(path, paths) if paths else selection.allows(path))
+    }
+    for path in chosen if paths else ():
+        _require_inside(top, path)
+    wanted = {
+        path: manifest
+        for path, manifest in chosen.items()
+        if _link_above(top, path) is None and _stands_in(top / path, manifest)
     }
     store = repo.store()
     try:
         brought = bring(store, sources(repo, store, tell), list(wanted.values()), progress)
         for path, manifest in wanted.items():
+            _require_inside(top, path)  # still: fetching may have taken hours
             _write(store, top / path, manifest)
     finally:
         store.close()
@@ -63,6 +78,21 @@ def _below(path: str, wanted: Iterable[str]) -> bool:
     return any(
         path == name or path.startswith(f"{name.rstrip('/')}/") or name in ("", ".") for name in wanted
     )
+
+
+def _link_above(top: Path, path: str) -> Path | None:
+    """The first folder of `path` that is a symbolic link in the worktree."""
+    folders = list((top / path).relative_to(top).parents)[-2::-1]  # from the top down, without the top itself
+    return next((folder for folder in folders if (top / folder).is_symlink()), None)
+
+
+def _require_inside(top: Path, path: str) -> None:
+    link = _link_above(top, path)
+    if link is not None:
+        raise BeyondLinkError(
+            f"{path} is beyond a symbolic link: {link} is a folder in the index and a link in the worktree",
+            hint=f"Move the link away, or take the folder out of the index (git rm -r --cached {link}).",
+        )
 
 
 def _stands_in(file: Path, manifest: Manifest) -> bool:

@@ -327,6 +327,29 @@ def test_pull_leaves_edits_alone_and_fills_gaps(pushed, make_arrays):
     assert pushed.read("sub dir/ü.safetensors") == expected
 
 
+@pytest.mark.parametrize("manifest_there", [True, False])
+def test_pull_writes_nothing_beyond_a_symbolic_link(pushed, tmp_path, make_arrays, manifest_there):
+    pushed.write("deep/sub/m.safetensors", make_arrays(4))
+    pushed.commit("second")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    manifest = pushed.git("cat-file", "blob", "HEAD:deep/sub/m.safetensors").encode()
+    shutil.rmtree(pushed.path / "deep")
+    (pushed.path / "deep").mkdir()
+    (pushed.path / "deep/sub").symlink_to(outside)
+    if manifest_there:
+        (outside / "m.safetensors").write_bytes(manifest)
+    (pushed.path / MODEL).unlink()
+    done = pushed.gru("pull", MODEL, "deep")
+    assert done.returncode == 4
+    assert b"deep/sub/m.safetensors is beyond a symbolic link" in done.stderr
+    assert not (pushed.path / MODEL).exists(), "refused before anything is written"
+    assert pushed.gru("pull").returncode == 0
+    assert [(file.name, file.read_bytes()) for file in outside.iterdir()] == (
+        [("m.safetensors", manifest)] if manifest_there else []
+    )
+
+
 def test_includes_and_excludes(pushed, hub, tmp_path, at, make_arrays):
     pushed.write("large/huge.safetensors", make_arrays(8))
     pushed.commit("huge")
