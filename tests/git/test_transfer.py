@@ -323,8 +323,28 @@ def test_pull_leaves_edits_alone_and_fills_gaps(pushed, make_arrays):
     expected = pushed.read("sub dir/ü.safetensors")
     shutil.rmtree(pushed.path / "sub dir")
     assert pushed.gru("pull").returncode == 0
+    assert not (pushed.path / "sub dir").exists(), "deleted on purpose"
+    assert pushed.gru("pull", ".").returncode == 0
     assert pushed.read(MODEL) == kept
     assert pushed.read("sub dir/ü.safetensors") == expected
+
+
+def test_pull_stays_within_a_sparse_checkout(pushed, hub, tmp_path, at, make_arrays):
+    for folder, seed in (("in", 4), ("out", 5), ("out/er", 6)):
+        pushed.write(f"{folder}/m.safetensors", make_arrays(seed))
+    pushed.commit("folders")
+    pushed.git("push", "-q")
+    clone = at(tmp_path / "clone")
+    skip = {"GIT_GRU_SKIP_SMUDGE": "1"}
+    pushed.git("clone", "-q", "--sparse", str(hub), str(clone.path), env=skip)
+    clone.git("sparse-checkout", "set", "in", env=skip)
+    assert json.loads(clone.gru("pull", "--json").stdout)["written"] == ["in/m.safetensors", MODEL]
+    assert json.loads(clone.gru("pull", "--json", ".").stdout)["written"] == []
+    assert not (clone.path / "out").exists()
+    named = json.loads(clone.gru("pull", "--json", "out/m.safetensors").stdout)
+    assert named["written"] == ["out/m.safetensors"]
+    assert clone.read("out/m.safetensors") == pushed.read("out/m.safetensors")
+    assert clone.status() == ""
 
 
 @pytest.mark.parametrize("manifest_there", [True, False])
