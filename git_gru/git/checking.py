@@ -51,7 +51,7 @@ def check(repo: Repository, store: Store, *, deep: bool = False, progress: Progr
         return None if manifest is None else manifest.chunks()
 
     needed = find_needs(repo, store.stamps).digests
-    with one_at_a_time(store.folder):
+    with one_at_a_time(store.folder, to_read=True):
         verified = verify(store, chunks_of, deep=deep, progress=progress)
     for _, chunk in verified.broken_chunks():
         store.lookup.drop(chunk)  # so that adding its file again writes it anew

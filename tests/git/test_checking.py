@@ -161,6 +161,15 @@ def clone_checked(clone, code: int) -> dict:
     return json.loads(done.stdout)
 
 
+def test_a_store_that_cannot_be_written(repo, models, read_only):
+    gru = repo.path / ".git/gru"
+    (gru / "repack.lock").unlink(missing_ok=True)
+    gru.rename(repo.path / ".git/real")
+    gru.symlink_to(read_only(repo.path / ".git/real"))
+    found = clone_checked(repo, 0)
+    assert (found["whole"], found["models"]) == (True, 3)
+
+
 def test_files_committed_without_the_filter(repo, models, checked, make_model, make_arrays):
     without = ("-c", "filter.gru.process=", "-c", "filter.gru.required=false")
     repo.write("odd näme.safetensors", make_arrays(7))
