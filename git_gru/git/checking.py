@@ -20,7 +20,8 @@ from git_gru.git.plain_files import PlainFile, plain_files
 from git_gru.git.repository import Repository
 from git_gru.store.collect import Unneeded
 from git_gru.store.locking import one_at_a_time
-from git_gru.store.store import Store
+from git_gru.store.salvage import is_reference_lost
+from git_gru.store.store import REF, Store
 from git_gru.store.verify import Finding, Kind, Progress, Verified, verify
 
 
@@ -95,4 +96,8 @@ def _not_here(
         for digest in absent
         if digest not in elsewhere.remotes
     ]
+    if findings and is_reference_lost(store):
+        findings.insert(
+            0, Finding(kind=Kind.TREE, text=f"the store has packs, but its reference {REF} is lost")
+        )
     return elsewhere, findings

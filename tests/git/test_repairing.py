@@ -116,6 +116,26 @@ def test_a_damaged_reference(three):
     checkouts(repo, files)
 
 
+def test_a_lost_reference(three):
+    repo, files = three
+    (repo.path / ".git/gru/store.git/refs/gru/store").unlink()
+    checked = repo.gru("fsck", "--json")
+    assert checked.returncode == 5
+    assert [f["kind"] for f in json.loads(checked.stdout)["findings"]] == ["tree", *["missing"] * 3]
+    told = json.loads(repo.gru("repair", "--json").stdout)
+    assert told["salvaged"] == {"whole": 3, "lost": []}
+    checkouts(repo, files)
+
+
+def test_a_store_that_only_looked_at_a_remote_has_lost_nothing(three, tmp_path, at):
+    repo, _ = three
+    clone = at(tmp_path / "clone")
+    repo.git("clone", "-q", str(repo.path), str(clone.path), env={"GIT_GRU_SKIP_SMUDGE": "1"})
+    clone.gru("push", "origin", "HEAD")  # looks, and finds everything there
+    assert list((clone.path / ".git/gru/store.git/objects/pack").glob("*.pack"))
+    assert json.loads(clone.gru("repair", "--json").stdout)["salvaged"] is None
+
+
 def test_damaged_chunks_come_from_a_remote(three, tmp_path):
     repo, files = three
     hub = tmp_path / "hub.git"
