@@ -16,7 +16,7 @@ _ADVICE = {
     Kind.MISSING: f"git gru fetch brings it where a remote has it; else {_AGAIN}",
     Kind.DAMAGED: f"git gru repair mends what is intact elsewhere in the store or on a remote; for the rest, {_AGAIN}",
     Kind.TREE: f"git gru repair makes the trees anew from the chunks that are there; for the rest, {_AGAIN}",
-    Kind.PACK: "git gru repair; if the pack stays unreadable, move it and its index away and run git gru repair --salvage",
+    Kind.PACK: "git gru repair copies what is intact out of it, sets it aside, and fetches the rest from a remote",
 }
 """What to do, by what is wrong."""
 
