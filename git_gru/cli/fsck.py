@@ -16,7 +16,7 @@ _ADVICE = {
     Kind.MISSING: f"git gru fetch brings it where a remote has it; else {_AGAIN}",
     Kind.DAMAGED: f"git gru repair mends what is intact elsewhere in the store or on a remote; for the rest, {_AGAIN}",
     Kind.TREE: f"git gru repair makes the trees anew from the chunks that are there; for the rest, {_AGAIN}",
-    Kind.PACK: "git gru repair; if the pack stays unreadable, move it and its index away and run git gru repair --salvage",
+    Kind.PACK: "git gru repair copies what is intact out of it, sets it aside, and fetches the rest from a remote",
 }
 """What to do, by what is wrong."""
 
@@ -25,15 +25,15 @@ _ADVICE = {
 @click.option("--deep", is_flag=True, help="Decode every chunk and compare it with its id.")
 @json_option
 def command(deep: bool, as_json: bool) -> int:
-    """Check the store, and that every model which the repository names is there, complete.
+    """Check the store, and that every model which the repository names is there, complete, or on a remote.
 
-    Exit status 5 when anything is missing or damaged, with what to do about it (git gru repair mends). Also told: models
-    committed as plain files, and how much git gru gc could free.
+    The remotes are asked for models that are not here. Exit status 5 when anything is missing or damaged, with what to do
+    about it (git gru repair mends). Also told: models committed as plain files, and how much git gru gc could free.
 
     \b
     --json: {"whole": bool, "deep": bool, "models", "chunks", "packs",
              "findings": [{"kind": "pack"|"tree"|"missing"|"damaged", "text", "digest", "chunk", "paths"}],
-             "elsewhere": [{"digest", "remote", "paths"}], "plain_files": [{"commit", "path"}],
+             "elsewhere": [{"digest", "remote", "paths"}], "unreached": {remote: why}, "plain_files": [{"commit", "path"}],
              "unneeded": {"models", "bytes"}}
     """
     repo = Repository.find()
@@ -66,8 +66,9 @@ def _json(found: Checked, *, deep: bool) -> dict[str, Any]:
         ],
         "elsewhere": [
             {"digest": digest, "remote": remote, "paths": list(found.paths.get(digest, ()))}
-            for digest, remote in found.elsewhere.items()
+            for digest, remote in found.elsewhere.remotes.items()
         ],
+        "unreached": dict(found.elsewhere.unreached),
         "plain_files": [{"commit": file.commit, "path": file.path} for file in found.plain_files],
         "unneeded": {"models": len(found.unneeded), "bytes": _unneeded_bytes(found)},
     }
@@ -83,9 +84,12 @@ def _show(found: Checked, *, deep: bool) -> None:
             line(text)
         if findings:
             line(f"  → {_ADVICE[kind]}")
-    if found.elsewhere:
-        remotes = ", ".join(sorted(set(found.elsewhere.values())))
-        line(f"{plural(len(found.elsewhere), 'model')} not here and known to be on {remotes}")
+    if elsewhere := found.elsewhere.remotes:
+        line(
+            f"{plural(len(elsewhere), 'model')} not here, but on {', '.join(sorted(set(elsewhere.values())))}"
+        )
+    for remote, why in found.elsewhere.unreached.items():
+        line(f"{remote} could not be asked: {why}")
     for file in found.plain_files:
         line(f"{file.path} in {file.commit[:10]} was committed without the filter, as a plain file")
     if found.plain_files:

@@ -19,8 +19,9 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     """Put weights in place of the manifests in the worktree, fetching the models that are not here.
 
     For worktrees that were checked out with GIT_GRU_SKIP_SMUDGE=1, without git-gru, or under gru.fetchExclude. Files are
-    written one chunk at a time, so that a model larger than the memory is no matter. Without PATH: all models of the index but
-    those that the settings leave out.
+    written one chunk at a time, so that a model larger than the memory is no matter. Without PATH: all manifests in the
+    worktree but those that the settings leave out. With PATH (a file or folder), models that are missing there are written
+    as well; of what a sparse checkout leaves out, only the files that PATH names.
 
     \b
     --json: {"written": [path, ..], "models", "blobs", "bytes"}

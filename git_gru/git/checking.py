@@ -2,7 +2,7 @@
 
 Beside what `verify` finds in the store itself:
 
-- A manifest that references reach and whose model is neither here nor on a remote whose state was fetched is *missing*.
+- A manifest that the repository names and whose model is neither here nor on a remote is *missing*. The remotes are asked now.
 - A file that the attributes of a tip make a model, and that was committed without the filter, is *plain*: it is whole, and costs
   its full size in Git in every version.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from git_gru.errors import StoreError
 from git_gru.git.collecting import collection_rules, plan_collection
+from git_gru.git.elsewhere import Elsewhere, find_elsewhere
 from git_gru.git.history import model_history
 from git_gru.git.manifests import ManifestBlobs
 from git_gru.git.needs import find_needs
@@ -19,21 +20,20 @@ from git_gru.git.plain_files import PlainFile, plain_files
 from git_gru.git.repository import Repository
 from git_gru.store.collect import Unneeded
 from git_gru.store.locking import one_at_a_time
-from git_gru.store.promised import remote_tips
-from git_gru.store.store import Store
-from git_gru.store.trees import StoreTree
+from git_gru.store.salvage import is_reference_lost
+from git_gru.store.store import REF, Store
 from git_gru.store.verify import Finding, Kind, Progress, Verified, verify
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """What a check found. `paths` are where models stand in the history, by their digests; `elsewhere` are models that are not
-    here and known to be on remotes (digest -> remote).
+    """What a check found. `paths` are where models stand in the history, by their digests; `elsewhere` says which remotes have
+    the models that are not here.
     """
 
     verified: Verified
     paths: Mapping[str, Sequence[str]]
-    elsewhere: Mapping[str, str]
+    elsewhere: Elsewhere
     plain_files: tuple[PlainFile, ...]
     unneeded: tuple[Unneeded, ...]
 
@@ -52,12 +52,12 @@ def check(repo: Repository, store: Store, *, deep: bool = False, progress: Progr
         return None if manifest is None else manifest.chunks()
 
     needed = find_needs(repo, store.stamps).digests
-    with one_at_a_time(store.folder):
+    with one_at_a_time(store.folder, to_read=True):
         verified = verify(store, chunks_of, deep=deep, progress=progress)
     for _, chunk in verified.broken_chunks():
         store.lookup.drop(chunk)  # so that adding its file again writes it anew
     paths = _paths(repo, store)
-    elsewhere, missing = _not_here(store, needed, paths)
+    elsewhere, missing = _not_here(repo, store, needed, paths)
     return Checked(
         verified=replace(verified, findings=(*verified.findings, *missing)),
         paths=paths,
@@ -77,23 +77,27 @@ def _paths(repo: Repository, store: Store) -> dict[str, list[str]]:
 
 
 def _not_here(
-    store: Store, needed: Collection[str], paths: Mapping[str, Sequence[str]]
-) -> tuple[dict[str, str], list[Finding]]:
-    """Of the models that are needed and not here: those known to be on remotes, and a finding for each of the others."""
+    repo: Repository, store: Store, needed: Collection[str], paths: Mapping[str, Sequence[str]]
+) -> tuple[Elsewhere, list[Finding]]:
+    """Of the models that are needed and not here: which are on remotes, and a finding for each of the others."""
     try:
         here = store.models().keys()
     except StoreError:
-        return {}, []  # said already
-    remotes: dict[str, str] = {}
-    for name, commit in remote_tips(store.repository).items():
-        try:
-            remotes.update(dict.fromkeys(StoreTree(store.objects, commit).models(), name))
-        except StoreError:
-            continue
-    absent = sorted(set(needed) - here, key=lambda digest: (paths.get(digest, ()), digest))
+        return Elsewhere(remotes={}, unreached={}), []  # said already
+    absent = sorted(set(needed) - here, key=lambda digest: (tuple(paths.get(digest, ())), digest))
+    elsewhere = find_elsewhere(repo, absent)
+    where = (
+        "the store nor on a remote that could be asked"
+        if elsewhere.unreached
+        else "the store nor on a remote"
+    )
     findings = [
-        Finding(kind=Kind.MISSING, digest=digest, text=f"the model {digest[:12]} is not in the store")
+        Finding(kind=Kind.MISSING, digest=digest, text=f"the model {digest[:12]} is neither in {where}")
         for digest in absent
-        if digest not in remotes
+        if digest not in elsewhere.remotes
     ]
-    return {digest: remotes[digest] for digest in absent if digest in remotes}, findings
+    if findings and is_reference_lost(store):
+        findings.insert(
+            0, Finding(kind=Kind.TREE, text=f"the store has packs, but its reference {REF} is lost")
+        )
+    return elsewhere, findings

@@ -51,7 +51,7 @@ def _plain_in(repo: Repository, tree: str, blobs: ManifestBlobs) -> list[str]:
         for meta, _, path in entries
         if meta.startswith(b"100")
     }
-    with tempfile.TemporaryDirectory(dir=repo.gru_dir, prefix="check-") as folder:
+    with tempfile.TemporaryDirectory(prefix="git-gru-") as folder:
         index = Path(folder) / "index"  # so that the tree's own attributes count, not the worktree's
         repo.git("read-tree", tree, env={"GIT_INDEX_FILE": str(index)})
         models = with_filter(repo, list(named), index=index)

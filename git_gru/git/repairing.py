@@ -1,22 +1,30 @@
 """Repair: `git gru repair` puts a damaged store together from what is intact, and fetches the rest from remotes.
 
-1. Where the store's commit or trees are lost, they are made anew from the chunks that are there (`store/salvage.py`).
-2. Every chunk of the models here is decoded and compared with its id.
-3. Chunks that are damaged are written anew from intact copies elsewhere in the store (`store/mend.py`), or else fetched from the
+1. Packs that are cut short, or not those of their indexes, are set aside (`store/aside.py`).
+2. Where the store's commit or trees are lost, they are made anew from the chunks that are there (`store/salvage.py`). Models that
+   were here and of which chunks are lost are fetched again.
+3. Every chunk of the models here is decoded and compared with its id.
+4. Chunks that are damaged are written anew from intact copies elsewhere in the store (`store/mend.py`), or else fetched from the
    first remote that has them (`store/repair.py`).
 """
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 from git_gru.errors import StoreError
+from git_gru.git.elsewhere import Elsewhere, find_elsewhere
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader, index_models
 from git_gru.git.sources import sources
+from git_gru.store.aside import set_aside
+from git_gru.store.bring import bring
 from git_gru.store.locking import one_at_a_time
 from git_gru.store.manifest import Manifest
 from git_gru.store.mend import intact_copies, mend
 from git_gru.store.pipeline import ordered_map
+from git_gru.store.remote import RemoteError
 from git_gru.store.repair import Repaired, repair
 from git_gru.store.salvage import Salvaged, is_readable, salvage
 from git_gru.store.store import Store
@@ -27,12 +35,24 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Mended:
-    """What a repair did. `salvaged` is None where the store's trees were whole; `left` are chunks that nobody gives, and why."""
+    """What a repair did. `aside` is where damaged packs are now. `salvaged` is None where the store's trees were whole. Of models
+    that are not whole in it, `fetched` came again, `elsewhere` says which remotes have others, and `lost` are on no remote.
+    `left` are chunks that nobody gives, and why.
+    """
 
     models: int
+    aside: tuple[Path, ...]
     salvaged: Salvaged | None
+    fetched: int
+    elsewhere: Elsewhere
+    lost: tuple[str, ...]
     chunks: int
-    left: Mapping[str, str] = field(default_factory=dict)
+    left: Mapping[str, str]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing is lost."""
+        return not self.lost and not self.left
 
 
 def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progress | None = None) -> Mended:
@@ -46,8 +66,16 @@ def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progre
     store.supply = None  # nothing is fetched on the way but what is damaged
     try:
         manifests = {manifest.digest: manifest for manifest in _manifests(repo)}
+        before = _models_before(store)
+        aside = set_aside(store)
         whole = not read_packs and is_readable(store)
         salvaged = None if whole else salvage(store, manifests.values(), progress)
+        gone = {name: manifests[name] for name in (salvaged.lost if salvaged else ())}
+        again = [manifest for name, manifest in gone.items() if name in before]
+        with contextlib.suppress(StoreError, RemoteError):  # what did not come is told below
+            bring(store, sources(repo, store), again, progress)
+        absent = sorted(name for name in gone if not store.has_model(name))
+        elsewhere = find_elsewhere(repo, absent)
         here = [manifest for name, manifest in manifests.items() if store.has_model(name)]
         broken = _broken(store, here, progress)
         mended = 0
@@ -57,9 +85,26 @@ def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progre
         if mended:
             broken = _broken(store, list(broken), None)
         done = repair(store, lambda scratch: sources(repo, scratch), broken) if broken else Repaired(0, {})
-        return Mended(models=len(here), salvaged=salvaged, chunks=mended + done.chunks, left=done.left)
+        return Mended(
+            models=len(here),
+            aside=tuple(aside),
+            salvaged=salvaged,
+            fetched=len(gone) - len(absent),
+            elsewhere=elsewhere,
+            lost=tuple(name for name in absent if name not in elsewhere.remotes),
+            chunks=mended + done.chunks,
+            left=done.left,
+        )
     finally:
         store.close()
+
+
+def _models_before(store: Store) -> set[str]:
+    """The models that the store had before the damage, as far as its cache or its trees tell."""
+    known = store.lookup.models()
+    with contextlib.suppress(StoreError):
+        known |= store.models().keys()
+    return known
 
 
 def _manifests(repo: Repository) -> Iterator[Manifest]:

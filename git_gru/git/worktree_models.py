@@ -1,7 +1,8 @@
 """Models in the worktree, written by git-gru itself: `git gru pull`.
 
 Git holds a whole file in memory when it checks one out. Here the worktree's file is written chunk by chunk beside its place and
-renamed into it, and the index is told of the new file; a manifest is replaced only by the weights that it stands for.
+renamed into it, and the index is told of the new file; a manifest is replaced only by the weights that it stands for. As with
+Git, what is beyond a symbolic link is not in the worktree: nothing is written there.
 """
 
 import glob
@@ -11,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from git_gru.errors import InputError
 from git_gru.git.git_remote import Tell
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import index_models
@@ -21,6 +23,10 @@ from git_gru.store.bring import Brought, Progress, bring
 from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
+
+
+class BeyondLinkError(InputError):
+    """A path of the index that a symbolic link in the worktree leads elsewhere."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,22 +40,34 @@ class Pulled:
 def pull(
     repo: Repository, paths: Sequence[str] = (), *, tell: Tell | None = None, progress: Progress | None = None
 ) -> Pulled:
-    """Puts weights in place of the manifests in the worktree, and of models that are missing there.
+    """Puts weights in place of the manifests in the worktree.
 
-    `paths` (from the worktree's top; files or folders) limits it; without them the settings `gru.fetchInclude` and
-    `gru.fetchExclude` do. Files that hold anything else are left alone. Raises what `bring` raises, after the others are written.
+    `paths` (from the worktree's top; files or folders) limits it, and fills in models that are missing there; without them the
+    settings `gru.fetchInclude` and `gru.fetchExclude` do, and what is missing was deleted on purpose. What a sparse checkout
+    leaves out is written only if its file is among `paths`. Files that hold anything else are left alone.
+
+    Raises `BeyondLinkError` for `paths` beyond a symbolic link, before anything is written, and what `bring` raises.
     """
     top = repo.require_worktree()
     selection = Selection.of(repo)
-    wanted = {
+    sparse = _left_out(repo) - set(paths)
+    chosen = {
         path: manifest
         for path, manifest in index_models(repo).items()
-        if (_below(path, paths) if paths else selection.allows(path)) and _stands_in(top / path, manifest)
+        if path not in sparse and (_below(path, paths) if paths else selection.allows(path))
+    }
+    for path in chosen if paths else ():
+        _require_inside(top, path)
+    wanted = {
+        path: manifest
+        for path, manifest in chosen.items()
+        if _link_above(top, path) is None and _stands_in(top / path, manifest, missing=bool(paths))
     }
     store = repo.store()
     try:
         brought = bring(store, sources(repo, store, tell), list(wanted.values()), progress)
         for path, manifest in wanted.items():
+            _require_inside(top, path)  # still: fetching may have taken hours
             _write(store, top / path, manifest)
     finally:
         store.close()
@@ -65,8 +83,29 @@ def _below(path: str, wanted: Iterable[str]) -> bool:
     )
 
 
-def _stands_in(file: Path, manifest: Manifest) -> bool:
-    """Whether the worktree lacks the model: its manifest stands in its place, or nothing does."""
+def _link_above(top: Path, path: str) -> Path | None:
+    """The first folder of `path` that is a symbolic link in the worktree."""
+    folders = list((top / path).relative_to(top).parents)[-2::-1]  # from the top down, without the top itself
+    return next((folder for folder in folders if (top / folder).is_symlink()), None)
+
+
+def _require_inside(top: Path, path: str) -> None:
+    link = _link_above(top, path)
+    if link is not None:
+        raise BeyondLinkError(
+            f"{path} is beyond a symbolic link: {link} is a folder in the index and a link in the worktree",
+            hint=f"Move the link away, or take the folder out of the index (git rm -r --cached {link}).",
+        )
+
+
+def _left_out(repo: Repository) -> set[str]:
+    """The paths that a sparse checkout leaves out of the worktree."""
+    entries = repo.git("ls-files", "-t", "-z").decode("utf-8", "surrogateescape").split("\0")
+    return {entry[2:] for entry in entries if entry.startswith("S ")}
+
+
+def _stands_in(file: Path, manifest: Manifest, *, missing: bool) -> bool:
+    """Whether the model's manifest stands in its place, or nothing does where a `missing` one is wanted."""
     try:
         if stat.S_ISLNK(file.lstat().st_mode) or not file.is_file():
             return False
@@ -77,7 +116,7 @@ def _stands_in(file: Path, manifest: Manifest) -> bool:
                 and parse_manifest(head + data.read(), where=str(file)).digest == manifest.digest
             )
     except FileNotFoundError:
-        return file.parent.is_dir() or not file.parent.exists()
+        return missing
     except (OSError, ManifestError):
         return False
 

@@ -12,11 +12,12 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from git_gru.errors import GruError, StoreError
 from git_gru.ids import Buffer
 from git_gru.store.batches import BATCH_BYTES, batches, lengths_of
 from git_gru.store.codec import ChunkDamagedError, inspect
 from git_gru.store.manifest import Manifest
-from git_gru.store.objects import ObjectMissingError, Objects
+from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
 from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, ModelMissingError, Store, read_chunk
 from git_gru.store.trees import StoreTree, TreeError, model_blobs
@@ -46,8 +47,8 @@ def bring(
 ) -> Brought:
     """Makes these models part of the store, each from the first remote that has it; those that are here already cost nothing.
 
-    Raises `ModelMissingError` naming those that are nowhere, `RemoteError` when a remote fails, and another `StoreError` for a
-    model that a remote has and that is not what it should be; each after bringing the others.
+    Raises `ModelMissingError` naming those that are nowhere, `RemoteError` when a remote fails or has a model that is not what
+    it should be, and `ObjectDamagedError` for damage in this store; each after bringing the others.
     """
     with store.locked(alone=False):
         return _Bring(store, manifests, progress).run(remotes)
@@ -59,18 +60,18 @@ class _Bring:
         self.wanted = {m.digest: m for m in manifests if not store.has_model(m.digest)}
         self.done, self.all = 0, sum(m.size for m in self.wanted.values())
         self.tried: list[str] = []
-        self.failed: list[RemoteError] = []
+        self.failed: list[GruError] = []
         self.models = self.blobs = self.bytes = 0
         self.objects = store.objects
-        self.before = {pack.path for pack in store.objects.packs()} | {None}
+        self.before = {pack.path for pack in store.objects.packs()}
         self.counted: set[bytes] = set()
 
     def run(self, remotes: Iterable[Remote]) -> Brought:
         for remote in remotes if self.wanted else ():
             try:
-                with blamed(remote):
+                with blamed(remote, self.before):
                     self._from(remote)
-            except RemoteError as error:
+            except (RemoteError, ObjectDamagedError) as error:
                 self.failed.append(error)
                 self.tried.append(f"{remote.name} (failed)")
             if not self.wanted:
@@ -115,9 +116,9 @@ class _Bring:
     def _model(self, remote: Remote) -> Iterator[None]:
         """Work on one model: where it proves not to be what it should, the others come nevertheless."""
         try:
-            with blamed(remote):
+            with blamed(remote, self.before):
                 yield
-        except RemoteError as error:
+        except (RemoteError, ObjectDamagedError) as error:
             self.failed.append(error)
 
     def _groups(self, there: Iterable[str]) -> Iterator[list[str]]:
@@ -151,7 +152,7 @@ class _Bring:
     def _count(self, oids: Iterable[bytes]) -> None:
         """Counts the blobs that came meanwhile: a server without filters sends them with the trees."""
         new = dict.fromkeys(oid for oid in oids if oid not in self.counted)
-        came = [oid for oid in new if self.objects.pack_of(oid) not in self.before]
+        came = [oid for oid in new if self.objects.pack_of(oid) not in {*self.before, None}]
         self.counted.update(came)
         self.blobs += len(came)
         self.bytes += sum(self.objects.head(oid, 1)[0] for oid in came)
@@ -206,21 +207,22 @@ class Part:
 def locate(store: Store, remotes: Iterable[Remote], manifest: Manifest) -> Part:
     """The model in this store or in the first remote that has it; nothing but its tree is fetched.
 
-    Raises `ModelMissingError`, `RemoteError`.
+    Raises `ModelMissingError`, `RemoteError`, and `ObjectDamagedError` for damage in this store.
     """
     if store.has_model(manifest.digest):
         return Part(store, None, manifest, store.blobs(manifest))
     tried: list[str] = []
-    failed: list[RemoteError] = []
+    failed: list[GruError] = []
+    before = {pack.path for pack in store.objects.packs()}
     for remote in remotes:
         tried.append(remote.name)
         try:
-            with store.locked(alone=False), blamed(remote):
+            with store.locked(alone=False), blamed(remote, before):
                 tree = StoreTree(store.objects, remote.look()).model(manifest.digest)
                 if tree is not None:
                     fetch_trees(store.objects, remote, [tree])
                     return Part(store, remote, manifest, _blobs_of(store.objects, tree, manifest))
-        except RemoteError as error:
+        except (RemoteError, ObjectDamagedError) as error:
             failed.append(error)
     if failed:
         raise failed[0]
@@ -302,4 +304,7 @@ def _base(objects: Objects, oid: bytes, id: str) -> str | None:
     _, head = objects.head(oid, _HEAD_BYTES)
     if int.from_bytes(bytes(head[:8]), "little") > len(head) - 8:
         head = objects.expect(oid, "blob")
-    return inspect(head, where=where).base
+    try:
+        return inspect(head, where=where).base
+    except StoreError as error:
+        raise ObjectDamagedError(str(error), hint=REPAIR, pack=objects.pack_of(oid)) from None

@@ -63,13 +63,19 @@ def _let_pass(turn: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path) -> Iterator[None]:
-    """Keeps others from rewriting the store in `folder`. Raises `RewriteRunningError` while one does."""
-    try:
-        lock = open(folder / "repack.lock", "ab")  # noqa: SIM115 - closed below
-    except OSError as error:
-        raise no_room(error, folder) from error
-    with lock:
+def one_at_a_time(folder: Path, *, to_read: bool = False) -> Iterator[None]:
+    """Keeps others from rewriting the store in `folder`. Raises `RewriteRunningError` while one does.
+
+    Who only wants `to_read` does without the lock's file where there is none and none can be made: nobody holds it.
+    """
+    with contextlib.ExitStack() as files:
+        try:
+            lock = files.enter_context(_open(folder / "repack.lock", alone=not to_read))
+        except OSError as error:
+            if not to_read:
+                raise no_room(error, folder) from error
+            yield
+            return
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

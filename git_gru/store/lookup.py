@@ -53,6 +53,13 @@ class Lookup(Database):
             for id, row in rows.items()
         }
 
+    def models(self) -> set[str]:
+        """The digests of the models of the state that the cache was last brought up to."""
+        return {
+            digest.hex()
+            for (digest,) in self.use(lambda db: db.execute("SELECT digest FROM models").fetchall())
+        }
+
     def drop(self, id: str) -> None:
         """Forgets a chunk and the chunks that its encoding needs, because its stored copy proved damaged."""
         chain, wanted = [], id

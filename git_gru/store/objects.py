@@ -21,7 +21,7 @@ from git_gru.errors import StoreError
 from git_gru.ids import Buffer
 from git_gru.store.deltas import apply_delta, base_offset
 from git_gru.store.open_files import OpenFiles
-from git_gru.store.packs import KINDS, STORED_BLOCK, Entry, Kind
+from git_gru.store.packs import KIND_NAMES, KINDS, STORED_BLOCK, Entry, Kind
 
 LONGEST_OBJECT = 1 << 28
 """Longest object that is read, in bytes: more than any chunk's blob, and a model tree of 10 TB."""
@@ -49,7 +49,11 @@ class ObjectMissingError(StoreError):
 
 
 class ObjectDamagedError(StoreError):
-    """An object of the store that cannot be read."""
+    """An object of the store that cannot be read; `pack` is the path of the pack that has it, if one does."""
+
+    def __init__(self, message: str, *, hint: str | None = None, pack: Path | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.pack = pack
 
 
 class Pack:
@@ -63,12 +67,13 @@ class Pack:
         self.size, self.written = status.st_size, status.st_mtime_ns
         if self.index[:8] != b"\xfftOc\0\0\0\2":
             raise ObjectDamagedError(
-                f"{path.with_suffix('.idx')}: not a pack index of version 2", hint=REPAIR
+                f"{path.with_suffix('.idx')}: not a pack index of version 2", hint=REPAIR, pack=path
             )
-        self.count: int = struct.unpack_from(">I", self.index, 8 + 255 * 4)[0]
         self._ids = 8 + 1024
-        if len(self.index) < self._ids + self.count * 28 + 40 or self.size < 32:
-            raise ObjectDamagedError(f"{path}: the pack or its index is truncated", hint=REPAIR)
+        cut = len(self.index) < self._ids + 40 or self.size < 32
+        self.count: int = 0 if cut else struct.unpack_from(">I", self.index, 8 + 255 * 4)[0]
+        if cut or len(self.index) < self._ids + self.count * 28 + 40:
+            raise ObjectDamagedError(f"{path}: the pack or its index is truncated", hint=REPAIR, pack=path)
 
     def oids(self) -> list[bytes]:
         """The ids of all objects, ascending."""
@@ -129,6 +134,8 @@ class Pack:
         data = self._pread(start + 2, _BLOCK_HEAD + min(length, size, STORED_BLOCK))
         if kind not in KINDS.values() or data[0] > 1:
             return None
+        if len(data) < _BLOCK_HEAD + min(length, size, STORED_BLOCK):
+            raise zlib.error("the pack ends early")
         return size, data[_BLOCK_HEAD:]
 
     def packed(self, offset: int) -> bytes | None:
@@ -250,7 +257,7 @@ class Objects:
         """(kind, content) of an object. Raises `ObjectMissingError` or `ObjectDamagedError`."""
         entry = self._use(oid, Pack.read)
         if entry is not None:
-            return _NAMES[entry[0]], entry[1]
+            return KIND_NAMES[entry[0]], entry[1]
         return self._read_by_libgit2(oid)
 
     def has(self, oid: bytes) -> bool:
@@ -327,9 +334,10 @@ class Objects:
             except FileNotFoundError:
                 self._scan()  # a repack deleted the pack; what is still needed stands in another by now
             except (zlib.error, IndexError, ValueError, struct.error) as error:
-                where = found[0].path if found else self.folder
+                pack = found[0].path if found else None
+                where = pack or self.folder
                 raise ObjectDamagedError(
-                    f"object {oid.hex()} in {where} is damaged: {error}", hint=REPAIR
+                    f"object {oid.hex()} in {where} is damaged: {error}", hint=REPAIR, pack=pack
                 ) from None
         return None
 
@@ -372,7 +380,7 @@ class Objects:
                 self._libgit2 = pygit2.Repository(str(self.folder))
             try:
                 kind, content = self._libgit2.read(pygit2.Oid(raw=oid))
-                return _NAMES.get(int(kind), "tag"), content
+                return KIND_NAMES.get(int(kind), "tag"), content
             except KeyError:
                 raise ObjectMissingError(
                     f"object {oid.hex()} is not in the store {self.folder}", hint=REPAIR
@@ -387,7 +395,6 @@ REPAIR = (
     "git gru repair puts the store together from what is intact, with the help of a remote if there is one; where you still "
     "have an intact copy of the file, add it again (touch PATH; git add PATH): its chunks are then written anew"
 )
-_NAMES = {number: kind for kind, number in KINDS.items()}
 
 
 def _block_head(last: bool, length: int) -> bytes:

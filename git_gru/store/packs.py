@@ -25,6 +25,7 @@ from git_gru.ids import Buffer
 
 Kind = Literal["commit", "tree", "blob", "tag"]
 KINDS: dict[Kind, int] = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
+KIND_NAMES: dict[int, Kind] = {number: kind for kind, number in KINDS.items()}
 STORED_BLOCK = 65535
 """Longest stored block of a deflate stream, in bytes (RFC 1951, 3.2.4)."""
 

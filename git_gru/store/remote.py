@@ -10,11 +10,12 @@ compare-and-swap, so that of two who publish at once none loses what it publishe
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from git_gru.errors import GruError, StoreError
-from git_gru.store.objects import REPAIR
+from git_gru.store.objects import REPAIR, ObjectDamagedError
 
 _NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
@@ -63,12 +64,17 @@ class Remote(Protocol):
 
 
 @contextlib.contextmanager
-def blamed(remote: Remote) -> Iterator[None]:
-    """Raises `RemoteError`, naming the remote, for what is wrong with objects that came from it."""
+def blamed(remote: Remote, ours: Collection[Path] = ()) -> Iterator[None]:
+    """Raises `RemoteError`, naming the remote, for what is wrong with objects that came from it.
+
+    What is damaged in the packs `ours`, which were here before, is not the remote's fault, and raised as it is.
+    """
     try:
         yield
     except StoreError as error:
-        ours = error.hint if error.hint != REPAIR else None
+        if isinstance(error, ObjectDamagedError) and error.pack in ours:
+            raise
+        hint = error.hint if error.hint != REPAIR else None
         raise RemoteError(
-            f"what the remote {remote.name} keeps is not right: {error}", hint=ours or _NOT_OURS
+            f"what the remote {remote.name} keeps is not right: {error}", hint=hint or _NOT_OURS
         ) from error

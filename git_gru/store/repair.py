@@ -4,17 +4,14 @@ The fetch goes into a store of its own, because git does not fetch an object tha
 verified, encoded and written as any new chunk, and every model that was told to lack it gets a model tree with the new blob.
 """
 
-import contextlib
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from git_gru.errors import StoreError
 from git_gru.store.bring import locate
 from git_gru.store.manifest import Manifest
 from git_gru.store.remote import Remote, RemoteError
+from git_gru.store.scratch import scratch_store
 from git_gru.store.store import Store
 
 Sources = Callable[[Store], Iterable[Remote]]
@@ -33,7 +30,7 @@ def repair(store: Store, sources: Sources, broken: Mapping[Manifest, Iterable[st
     """Fetches the `broken` chunks (model -> chunk ids) anew. What cannot be had is told in the answer, not raised."""
     left: dict[str, str] = {}
     mended: dict[str, None] = {}
-    with _scratch(store) as scratch, store.writer() as writer:
+    with scratch_store(beside=store) as scratch, store.writer() as writer:
         for manifest, ids in broken.items():
             dtypes = {id: entry.dtype for entry in manifest.tensors.values() for id in entry.chunks}
             for id in dict.fromkeys(ids):
@@ -54,15 +51,3 @@ def repair(store: Store, sources: Sources, broken: Mapping[Manifest, Iterable[st
             if not left.keys() & set(manifest.chunks()):
                 writer.commit(manifest)
     return Repaired(len(mended), left)
-
-
-@contextlib.contextmanager
-def _scratch(store: Store) -> Iterator[Store]:
-    """An empty store beside this one, deleted afterwards."""
-    folder = Path(tempfile.mkdtemp(prefix="repair-", dir=store.folder))
-    scratch = Store.open(folder)
-    try:
-        yield scratch
-    finally:
-        scratch.close()
-        shutil.rmtree(folder, ignore_errors=True)

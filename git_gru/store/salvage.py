@@ -40,9 +40,17 @@ class Salvaged:
     lost: frozenset[str]
 
 
+def is_reference_lost(store: Store) -> bool:
+    """Whether the store has packs of its own (not only what was seen of remotes) and no reference to what is in them."""
+    own = (pack for pack in store.objects.packs() if not pack.path.with_suffix(".promisor").exists())
+    return store.tip() is None and any(own)
+
+
 def is_readable(store: Store) -> bool:
-    """Whether the store's reference, commit and all trees can be read."""
+    """Whether the store's reference, commit and all trees are there and can be read."""
     try:
+        if is_reference_lost(store):
+            return False
         for tree in store.models().values():
             for _ in model_items(store.objects, tree):
                 pass

@@ -72,7 +72,7 @@ def verify(
     For the holder of `one_at_a_time`: a rewrite would take objects away meanwhile.
     """
     packs = sorted((store.repository / "objects/pack").glob("pack-*.idx"))
-    findings = [found for index in packs for found in _pack_findings(index.with_suffix(".pack"))]
+    findings = [found for index in packs for found in pack_findings(index.with_suffix(".pack"))]
     models: dict[str, bytes] = {}
     try:
         state = StoreTree(store.objects, store.tip())
@@ -93,7 +93,7 @@ def verify(
     return Verified(models=len(models), chunks=len(work.bases), packs=len(packs), findings=tuple(findings))
 
 
-def _pack_findings(path: Path) -> Iterator[Finding]:
+def pack_findings(path: Path) -> Iterator[Finding]:
     """Whether a pack and its index belong together and are complete. Their objects are looked at one by one elsewhere."""
     try:
         pack = Pack(path, OpenFiles())

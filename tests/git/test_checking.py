@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 
@@ -116,13 +117,57 @@ def test_a_model_that_is_not_here(repo, models, checked):
     assert store.update_ref(new, before)
     found = checked(5)
     assert [(f["kind"], f["digest"], f["paths"]) for f in found["findings"]] == [("missing", digest, [MODEL])]
-    # A remote that has it makes all the difference.
-    ref = repo.path / ".git/gru/store.git/refs/gru/remotes/origin"
-    ref.parent.mkdir(parents=True)
-    ref.write_text(before.hex() + "\n")
-    found = checked(0)
-    assert found["elsewhere"] == [{"digest": digest, "remote": "origin", "paths": [MODEL]}]
     assert tree.keys() >= {digest}
+
+
+def test_a_store_that_is_gone_after_an_amend(repo, models, checked, make_arrays):
+    repo.write(MODEL, make_arrays(9))
+    repo.git("commit", "-q", "-a", "--amend", "-m", "instead")  # the version before has no path any more
+    shutil.rmtree(repo.path / ".git/gru")
+    found = checked(5)
+    assert sorted(f["paths"] for f in found["findings"]) == [[], [MODEL], [MODEL], [MODEL]]
+
+
+def test_the_remotes_are_asked_what_they_have(repo, models, checked, tmp_path, at, capsys):
+    digests = {json.loads(repo.git("cat-file", "blob", f"HEAD~{age}:{MODEL}"))["digest"] for age in (1, 2)}
+    skip = {"GIT_GRU_SKIP_SMUDGE": "1"}
+    clone, gone = at(tmp_path / "clone"), tmp_path / "gone.git"
+    repo.git("clone", "-q", "--bare", str(repo.path), str(gone), env=skip)
+    repo.git("clone", "-q", str(repo.path), str(clone.path), env=skip)
+    clone.git("config", "include.path", str(repo.path / ".git/config"))
+    clone.git("checkout", "-q", "--force", "HEAD")
+
+    found = clone_checked(clone, 0)
+    assert {f["digest"] for f in found["elsewhere"]} >= digests
+    assert {f["remote"] for f in found["elsewhere"]} == {"origin (its store)"}
+
+    clone.git(
+        "remote", "set-url", "origin", str(gone)
+    )  # what was remembered of the one before does not count
+    found = clone_checked(clone, 5)
+    assert {f["digest"] for f in found["findings"]} >= digests
+    assert found["elsewhere"] == []
+    assert found["unreached"] == {}
+
+    clone.git("remote", "set-url", "origin", f"file://{tmp_path}/nowhere")
+    found = clone_checked(clone, 5)
+    assert "that could be asked" in found["findings"][0]["text"]
+    assert list(found["unreached"]) == ["origin"]
+
+
+def clone_checked(clone, code: int) -> dict:
+    done = clone.gru("fsck", "--json")
+    assert done.returncode == code, done
+    return json.loads(done.stdout)
+
+
+def test_a_store_that_cannot_be_written(repo, models, read_only):
+    gru = repo.path / ".git/gru"
+    (gru / "repack.lock").unlink(missing_ok=True)
+    gru.rename(repo.path / ".git/real")
+    gru.symlink_to(read_only(repo.path / ".git/real"))
+    found = clone_checked(repo, 0)
+    assert (found["whole"], found["models"]) == (True, 3)
 
 
 def test_files_committed_without_the_filter(repo, models, checked, make_model, make_arrays):
@@ -142,7 +187,6 @@ def test_files_committed_without_the_filter(repo, models, checked, make_model, m
         file.path for file in plain_files(repo.repository, ManifestBlobs(repo.repository, store.stamps))
     ] == ["odd näme.safetensors"]
     store.close()
-    assert not list((repo.path / ".git/gru").glob("check-*"))
 
 
 def test_an_empty_repository(repo, checked):

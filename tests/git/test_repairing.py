@@ -1,7 +1,10 @@
 """A damaged store comes back: from what is intact, and from a remote."""
 
 import json
+import os
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -116,12 +119,101 @@ def test_a_damaged_reference(three):
     checkouts(repo, files)
 
 
-def test_damaged_chunks_come_from_a_remote(three, tmp_path):
+def test_a_lost_reference(three):
     repo, files = three
+    (repo.path / ".git/gru/store.git/refs/gru/store").unlink()
+    checked = repo.gru("fsck", "--json")
+    assert checked.returncode == 5
+    assert [f["kind"] for f in json.loads(checked.stdout)["findings"]] == ["tree", *["missing"] * 3]
+    told = json.loads(repo.gru("repair", "--json").stdout)
+    assert told["salvaged"] == {"whole": 3, "lost": []}
+    checkouts(repo, files)
+
+
+def test_a_store_that_only_looked_at_a_remote_has_lost_nothing(three, tmp_path, at):
+    repo, _ = three
+    clone = at(tmp_path / "clone")
+    repo.git("clone", "-q", str(repo.path), str(clone.path), env={"GIT_GRU_SKIP_SMUDGE": "1"})
+    clone.gru("push", "origin", "HEAD")  # looks, and finds everything there
+    assert list((clone.path / ".git/gru/store.git/objects/pack").glob("*.pack"))
+    assert json.loads(clone.gru("repair", "--json").stdout)["salvaged"] is None
+
+
+@pytest.fixture
+def hub(three, tmp_path):
+    repo, _ = three
     hub = tmp_path / "hub.git"
     subprocess.run(["git", "init", "-q", "--bare", str(hub)], check=True)
     repo.git("remote", "add", "origin", str(hub))
     repo.git("push", "-q", "origin", "main")
+    return hub
+
+
+def cut_short(repo, share: float) -> None:
+    """Cuts the largest pack to a share of its length."""
+    largest = max(packs(repo), key=lambda path: path.stat().st_size)
+    largest.chmod(0o644)
+    os.truncate(largest, int(largest.stat().st_size * share))
+
+
+@pytest.mark.parametrize("share", [0.6, 0.0])
+def test_a_pack_that_is_cut_short_is_set_aside_and_its_models_fetched_again(three, hub, share):
+    repo, files = three
+    assert repo.gru("repack").returncode == 0
+    cut_short(repo, share)
+    done = repo.gru("repair", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["models"], told["left"]) == (0, 3, {})
+    assert [Path(path).exists() for path in told["set_aside"]] == [True]
+    assert repo.gru("fsck", "--deep").returncode == 0
+    shutil.rmtree(hub)
+    checkouts(repo, files)
+
+
+def test_a_damaged_index_is_no_reason_to_lose_a_pack(three):
+    repo, files = three
+    index = packs(repo)[-1].with_suffix(".idx")
+    index.chmod(0o644)
+    os.truncate(index, 500)
+    assert repo.gru("fsck").returncode == 5
+    assert repo.gru("repair").returncode == 0
+    assert repo.gru("fsck", "--deep").returncode == 0
+    checkouts(repo, files)
+
+
+def test_what_a_pack_that_is_cut_short_had_alone_is_lost(three):
+    repo, files = three
+    cut_short(repo, 0.0)
+    for _ in range(2):
+        done = repo.gru("repair", "--salvage")
+        assert done.returncode == 5
+        assert b"with chunks missing, and on no remote\n" in done.stdout
+    for content in files:
+        repo.write(MODEL, content)
+        repo.git("add", MODEL)
+    assert repo.gru("repair", "--salvage").returncode == 0
+    checkouts(repo, files)
+
+
+def test_what_is_damaged_here_is_not_the_remotes_fault(three, hub, tmp_path, at):
+    repo, files = three
+    clone = at(tmp_path / "clone")
+    names = ("filter.gru.process", "filter.gru.required")
+    settings = [word for name in names for word in ("-c", f"{name}={repo.git('config', name).strip()}")]
+    repo.git("clone", "-q", *settings, str(hub), str(clone.path))
+    assert clone.read(MODEL) == files[2]
+    cut_short(clone, 0.01)
+    done = clone.gru("fetch", "HEAD~1")
+    assert done.returncode == 5
+    assert b"the remote" not in done.stderr
+    assert b"git gru repair" in done.stderr
+    assert clone.gru("repair").returncode == 0
+    assert clone.gru("fetch", "--all").returncode == 0
+    assert clone.gru("fsck", "--deep").returncode == 0
+
+
+def test_damaged_chunks_come_from_a_remote(three, hub):
+    repo, files = three
     assert b"are whole" in repo.gru("repair").stdout
     for name in chunks_of(repo):
         overwrite(repo, name)
@@ -145,7 +237,11 @@ def test_a_whole_store(three):
     repo, _ = three
     assert json.loads(repo.gru("repair", "--json").stdout) == {
         "models": 3,
+        "set_aside": [],
         "salvaged": None,
+        "fetched": 0,
+        "elsewhere": {},
+        "unreached": {},
         "chunks": 0,
         "left": {},
     }

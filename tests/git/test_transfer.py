@@ -339,8 +339,51 @@ def test_pull_leaves_edits_alone_and_fills_gaps(pushed, make_arrays):
     expected = pushed.read("sub dir/ü.safetensors")
     shutil.rmtree(pushed.path / "sub dir")
     assert pushed.gru("pull").returncode == 0
+    assert not (pushed.path / "sub dir").exists(), "deleted on purpose"
+    assert pushed.gru("pull", ".").returncode == 0
     assert pushed.read(MODEL) == kept
     assert pushed.read("sub dir/ü.safetensors") == expected
+
+
+def test_pull_stays_within_a_sparse_checkout(pushed, hub, tmp_path, at, make_arrays):
+    for folder, seed in (("in", 4), ("out", 5), ("out/er", 6)):
+        pushed.write(f"{folder}/m.safetensors", make_arrays(seed))
+    pushed.commit("folders")
+    pushed.git("push", "-q")
+    clone = at(tmp_path / "clone")
+    skip = {"GIT_GRU_SKIP_SMUDGE": "1"}
+    pushed.git("clone", "-q", "--sparse", str(hub), str(clone.path), env=skip)
+    clone.git("sparse-checkout", "set", "in", env=skip)
+    assert json.loads(clone.gru("pull", "--json").stdout)["written"] == ["in/m.safetensors", MODEL]
+    assert json.loads(clone.gru("pull", "--json", ".").stdout)["written"] == []
+    assert not (clone.path / "out").exists()
+    named = json.loads(clone.gru("pull", "--json", "out/m.safetensors").stdout)
+    assert named["written"] == ["out/m.safetensors"]
+    assert clone.read("out/m.safetensors") == pushed.read("out/m.safetensors")
+    assert clone.status() == ""
+
+
+@pytest.mark.parametrize("manifest_there", [True, False])
+def test_pull_writes_nothing_beyond_a_symbolic_link(pushed, tmp_path, make_arrays, manifest_there):
+    pushed.write("deep/sub/m.safetensors", make_arrays(4))
+    pushed.commit("second")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    manifest = pushed.git("cat-file", "blob", "HEAD:deep/sub/m.safetensors").encode()
+    shutil.rmtree(pushed.path / "deep")
+    (pushed.path / "deep").mkdir()
+    (pushed.path / "deep/sub").symlink_to(outside)
+    if manifest_there:
+        (outside / "m.safetensors").write_bytes(manifest)
+    (pushed.path / MODEL).unlink()
+    done = pushed.gru("pull", MODEL, "deep")
+    assert done.returncode == 4
+    assert b"deep/sub/m.safetensors is beyond a symbolic link" in done.stderr
+    assert not (pushed.path / MODEL).exists(), "refused before anything is written"
+    assert pushed.gru("pull").returncode == 0
+    assert [(file.name, file.read_bytes()) for file in outside.iterdir()] == (
+        [("m.safetensors", manifest)] if manifest_there else []
+    )
 
 
 def test_includes_and_excludes(pushed, hub, tmp_path, at, make_arrays):
