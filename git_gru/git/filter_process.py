@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from git_gru.errors import StoreError
+from git_gru.errors import GruError, StoreError
+from git_gru.git.offering import is_settled, offer
 from git_gru.git.pktline import (
     MAX_PAYLOAD,
     Buffer,
@@ -51,7 +52,7 @@ _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest that long would describe a milli
 
 
 class Reporter(Protocol):
-    """How the filter speaks to the user: the caller knows where to and in which words."""
+    """How the filter speaks to the user: the caller knows where to and in which words. An empty path: no file in particular."""
 
     def warn(self, path: str, text: str) -> None:
         """A remark about the file at `path`."""
@@ -103,6 +104,7 @@ class _Session:
         self._delayed: dict[str, Manifest] = {}
         self._ready: dict[str, Manifest] = {}
         self._failure: Exception | None = None
+        self._hooks_offered = False
         self.cleaned: tuple[Repository, Store] | None = None
 
     @cached_property
@@ -111,21 +113,32 @@ class _Session:
 
     @cached_property
     def _store(self) -> Store:
-        store = self._repository.store()
-        if not (store.folder / "hooks-offered").exists():
-            from git_gru.git import hooks
-
-            with contextlib.suppress(
-                OSError
-            ):  # a hook folder that cannot be written is no reason not to filter
-                hooks.ensure(self._repository)
-        return store
+        return self._repository.store()
 
     @cached_property
     def _selection(self) -> "Selection":
         from git_gru.git.selection import Selection
 
         return Selection.of(self._repository)
+
+    def _offer_hooks(self) -> None:
+        """Before the first model: a push from here needs them, and nothing else brings them into a clone."""
+        if self._hooks_offered:
+            return
+        self._hooks_offered = True
+        if is_settled(self._repository):
+            return
+        try:
+            for change in offer(self._repository):
+                if change.kept is not None:
+                    self._reporter.warn(
+                        "",
+                        f"the hook {change.path.name} that stood here is called first now, from {change.kept}",
+                    )
+        except GruError as error:
+            self._reporter.failed("", error)
+        except OSError:
+            return  # a Git folder that cannot be written is no reason not to filter
 
     def answer(self) -> None:
         """Reads one command with its content and answers it."""
@@ -194,6 +207,7 @@ class _Session:
         head = _take(content, MAX_PAYLOAD)
         if not head:
             return ()
+        self._offer_hooks()
         if is_manifest(head):
             data = _whole_manifest(head, content, path)
             manifest = parse_manifest(data, where=path)
@@ -216,6 +230,7 @@ class _Session:
             return self._restored(self._ready.pop(path))
         if not is_manifest(head):
             return self._spooled(head, content)
+        self._offer_hooks()
         data = _whole_manifest(head, content, path)
         if self._skip_smudge:
             return (data,)
