@@ -21,6 +21,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from git_gru.errors import GruError, StoreError
+from git_gru.git.looking import Cleaned
 from git_gru.git.offering import is_settled, offer
 from git_gru.git.pktline import (
     MAX_PAYLOAD,
@@ -79,7 +80,7 @@ def serve(
     session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
     while not reader.at_end():
         session.answer()
-    return session.cleaned
+    return session.finish()
 
 
 def _shake_hands(reader: PacketReader, writer: PacketWriter) -> None:
@@ -105,7 +106,7 @@ class _Session:
         self._ready: dict[str, Manifest] = {}
         self._failure: Exception | None = None
         self._hooks_offered = False
-        self.cleaned: tuple[Repository, Store] | None = None
+        self._cleaned: Cleaned | None = None
 
     @cached_property
     def _repository(self) -> Repository:
@@ -183,6 +184,13 @@ class _Session:
         self._writer.flush()
         self._writer.lines()  # the status stands
 
+    def finish(self) -> tuple[Repository, Store] | None:
+        """Git has closed the pipe. Returns where files were cleaned into, if any were."""
+        if self._cleaned is None:
+            return None
+        self._cleaned.settle()
+        return self._repository, self._store
+
     def _list_available(self) -> None:
         """Answers with the paths of the delayed files, whose models are here by then or cannot be had; at last with none."""
         paths = list(self._delayed)
@@ -214,14 +222,16 @@ class _Session:
             with self._store.locked(alone=False):  # not while a collector decides by the stamps what goes
                 self._store.stamps.stamp(manifest.digest, data)
             return (data,)
-        self.cleaned = self._repository, self._store
+        self._cleaned = self._cleaned or Cleaned(self._repository, self._store)
         result = ingest(
             self._store, _Prefixed(head, content), expect_safetensors=path.endswith(".safetensors")
         )
         if result.warning is not None:
             reason = result.warning.removeprefix("the file: ")
             self._reporter.warn(path, f"kept as raw bytes, because it is no valid safetensors file: {reason}")
-        return (result.manifest.encode(),)
+        text = result.manifest.encode()
+        self._cleaned.add(result, text)
+        return (text,)
 
     def _smudge(self, path: str, content: Content, can_delay: bool) -> Iterable[Buffer] | None:
         """The file's bytes; None for one that is delayed."""
