@@ -20,7 +20,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from git_gru.errors import StoreError
+from git_gru.errors import GruError, StoreError
+from git_gru.git.looking import Cleaned
+from git_gru.git.offering import is_settled, offer
 from git_gru.git.pktline import (
     MAX_PAYLOAD,
     Buffer,
@@ -51,7 +53,7 @@ _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest that long would describe a milli
 
 
 class Reporter(Protocol):
-    """How the filter speaks to the user: the caller knows where to and in which words."""
+    """How the filter speaks to the user: the caller knows where to and in which words. An empty path: no file in particular."""
 
     def warn(self, path: str, text: str) -> None:
         """A remark about the file at `path`."""
@@ -78,7 +80,7 @@ def serve(
     session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
     while not reader.at_end():
         session.answer()
-    return session.cleaned
+    return session.finish()
 
 
 def _shake_hands(reader: PacketReader, writer: PacketWriter) -> None:
@@ -103,7 +105,8 @@ class _Session:
         self._delayed: dict[str, Manifest] = {}
         self._ready: dict[str, Manifest] = {}
         self._failure: Exception | None = None
-        self.cleaned: tuple[Repository, Store] | None = None
+        self._hooks_offered = False
+        self._cleaned: Cleaned | None = None
 
     @cached_property
     def _repository(self) -> Repository:
@@ -111,21 +114,32 @@ class _Session:
 
     @cached_property
     def _store(self) -> Store:
-        store = self._repository.store()
-        if not (store.folder / "hooks-offered").exists():
-            from git_gru.git import hooks
-
-            with contextlib.suppress(
-                OSError
-            ):  # a hook folder that cannot be written is no reason not to filter
-                hooks.ensure(self._repository)
-        return store
+        return self._repository.store()
 
     @cached_property
     def _selection(self) -> "Selection":
         from git_gru.git.selection import Selection
 
         return Selection.of(self._repository)
+
+    def _offer_hooks(self) -> None:
+        """Before the first model: a push from here needs them, and nothing else brings them into a clone."""
+        if self._hooks_offered:
+            return
+        self._hooks_offered = True
+        if is_settled(self._repository):
+            return
+        try:
+            for change in offer(self._repository):
+                if change.kept is not None:
+                    self._reporter.warn(
+                        "",
+                        f"the hook {change.path.name} that stood here is called first now, from {change.kept}",
+                    )
+        except GruError as error:
+            self._reporter.failed("", error)
+        except OSError:
+            return  # a Git folder that cannot be written is no reason not to filter
 
     def answer(self) -> None:
         """Reads one command with its content and answers it."""
@@ -170,6 +184,13 @@ class _Session:
         self._writer.flush()
         self._writer.lines()  # the status stands
 
+    def finish(self) -> tuple[Repository, Store] | None:
+        """Git has closed the pipe. Returns where files were cleaned into, if any were."""
+        if self._cleaned is None:
+            return None
+        self._cleaned.settle()
+        return self._repository, self._store
+
     def _list_available(self) -> None:
         """Answers with the paths of the delayed files, whose models are here by then or cannot be had; at last with none."""
         paths = list(self._delayed)
@@ -194,20 +215,23 @@ class _Session:
         head = _take(content, MAX_PAYLOAD)
         if not head:
             return ()
+        self._offer_hooks()
         if is_manifest(head):
             data = _whole_manifest(head, content, path)
             manifest = parse_manifest(data, where=path)
             with self._store.locked(alone=False):  # not while a collector decides by the stamps what goes
                 self._store.stamps.stamp(manifest.digest, data)
             return (data,)
-        self.cleaned = self._repository, self._store
+        self._cleaned = self._cleaned or Cleaned(self._repository, self._store)
         result = ingest(
             self._store, _Prefixed(head, content), expect_safetensors=path.endswith(".safetensors")
         )
         if result.warning is not None:
             reason = result.warning.removeprefix("the file: ")
             self._reporter.warn(path, f"kept as raw bytes, because it is no valid safetensors file: {reason}")
-        return (result.manifest.encode(),)
+        text = result.manifest.encode()
+        self._cleaned.add(result, text)
+        return (text,)
 
     def _smudge(self, path: str, content: Content, can_delay: bool) -> Iterable[Buffer] | None:
         """The file's bytes; None for one that is delayed."""
@@ -216,6 +240,7 @@ class _Session:
             return self._restored(self._ready.pop(path))
         if not is_manifest(head):
             return self._spooled(head, content)
+        self._offer_hooks()
         data = _whole_manifest(head, content, path)
         if self._skip_smudge:
             return (data,)

@@ -74,26 +74,6 @@ def install(repo: Repository, program: str, names: Sequence[str] = NAMES) -> tup
     return tuple(_install_one(folder / name, _stub(name, program)) for name in names)
 
 
-def ensure(repo: Repository) -> None:
-    """Writes our stubs once where nothing stands in their place: settings for all repositories bring no hooks into a new clone,
-    and a push from there without them would leave the models behind.
-
-    A hook that is somebody else's is left alone (`git gru install` joins them), and so are stubs that were taken away.
-    """
-    mark = repo.gru_dir / "hooks-offered"
-    command = None if mark.exists() else repo.config("filter.gru.process")
-    if command is None:
-        return
-    folder = hook_folder(repo)
-    program = command.removesuffix(" filter-process")
-    for name in NAMES:
-        hook = folder / name
-        if not (hook.exists() or hook.is_symlink()):
-            folder.mkdir(parents=True, exist_ok=True)
-            _install_one(hook, _stub(name, program))
-    mark.touch()
-
-
 def uninstall(repo: Repository) -> tuple[HookChange, ...]:
     """Removes our stubs and puts the hooks back that stood there before."""
     folder = hook_folder(repo)

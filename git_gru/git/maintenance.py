@@ -2,7 +2,7 @@
 
 The filter asks when it ends whether it is due, and starts a process of its own that Git does not wait for. One runs at a time, at
 low priority, and afterwards rests for `gru.autoInterval` (2m), or twenty times as long as it took: it never takes more than a
-twentieth of the time.
+twentieth of the time. Models that Git only looks at do not wait for that (`Upkeep`).
 
 Settings: `gru.autoMaintenance` (true), `gru.autoPack` (50 packs; 0 leaves repacking out), `gru.autoInterval` (2m).
 """

@@ -25,6 +25,9 @@ DAY = 86_400.0
 _AT_LEAST = 60.0
 """Seconds for which even a model that was only cleaned is kept: Git may take a while from the answer to keeping the manifest."""
 
+_ENDED = 1.0
+"""Seconds that suffice where the git command which was answered has ended. (Another may have been answered just before it.)"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -174,12 +177,14 @@ def _early(store: Store, judged: list[Unneeded], needs: Needs, now: float, rules
     """`judged` (latest used first) with those that go early: only cleaned, and old or many."""
     result = []
     cleaned = 0
+    released = store.stamps.released()  # before Git is asked what it keeps
     for model in judged:
         names = store.stamps.names(model.digest) if model.reason is Reason.GRACE else []
         if names and model.used is not None and not any(map(needs.in_git, names)):
             cleaned += 1
             age = now - model.used
-            if age >= rules.early or (cleaned > rules.most and age >= _AT_LEAST):
+            least = _ENDED if model.digest in released else _AT_LEAST
+            if age >= rules.early or (cleaned > rules.most and age >= least):
                 model = replace(model, reason=Reason.ONLY_CLEANED)
         result.append(model)
     return result

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-SCHEMA = 2
+SCHEMA = 3
 
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
@@ -22,7 +22,7 @@ CREATE TABLE chunks (id BLOB PRIMARY KEY, oid BLOB, base BLOB, raw INTEGER, stor
 CREATE TABLE models (digest BLOB PRIMARY KEY, tree BLOB) WITHOUT ROWID;
 CREATE TABLE plain_sizes (id BLOB PRIMARY KEY, size INTEGER) WITHOUT ROWID;
 CREATE TABLE settled (id BLOB PRIMARY KEY) WITHOUT ROWID;
-CREATE TABLE stamps (digest BLOB PRIMARY KEY, time REAL) WITHOUT ROWID;
+CREATE TABLE stamps (digest BLOB PRIMARY KEY, time REAL, released INTEGER) WITHOUT ROWID;
 CREATE TABLE unneeded (digest BLOB PRIMARY KEY, since REAL) WITHOUT ROWID;
 CREATE TABLE blobs (oid BLOB PRIMARY KEY, digest BLOB) WITHOUT ROWID;
 CREATE INDEX blobs_of_models ON blobs (digest) WHERE digest IS NOT NULL;

@@ -30,10 +30,13 @@ TOGETHER = 1 << 29
 
 
 class Ingested(NamedTuple):
-    """What ingest made: the manifest, and why a file that should be safetensors is kept raw (else None)."""
+    """What ingest made: the manifest, why a file that should be safetensors is kept raw (else None), and whether the store did
+    not have the model before.
+    """
 
     manifest: Manifest
     warning: str | None
+    is_new: bool = False
 
 
 def ingest(store: Store, source: Source, *, expect_safetensors: bool) -> Ingested:
@@ -50,8 +53,8 @@ def ingest(store: Store, source: Source, *, expect_safetensors: bool) -> Ingeste
                 f"and {MAX_MANIFEST:,} is the limit",
                 hint="Split it: most tools save and load a model in several files.",
             )
-        writer.commit(result.manifest)
-    return result
+        new = writer.commit(result.manifest)
+    return result._replace(is_new=bool(new))
 
 
 def ingest_all(

@@ -1,6 +1,7 @@
 """What collection goes by: when each model was last used, since when it has been seen unneeded, which Git blobs are manifests.
 
 - A *stamp* is the time at which a model was last answered to Git (or made). Git writes its index only after that.
+- A stamp is *released* once the git command that was answered has ended: what that was to keep, it keeps by then.
 - A model is *unneeded* while nothing in the user's repository names its manifest. The mark says since when that was seen.
 - A *name* is the object id (SHA-1) that Git gives to a manifest. A model that was only ever cleaned, by a `git status` or `git
   diff`, has a name here that Git's object database does not know.
@@ -36,7 +37,8 @@ class Stamps:
         def write(db: sqlite3.Connection) -> None:
             db.execute("BEGIN IMMEDIATE")
             db.execute(
-                "INSERT OR REPLACE INTO stamps VALUES (?, ?)", (bytes.fromhex(digest), _now(db, self.clock()))
+                "INSERT OR REPLACE INTO stamps VALUES (?, ?, 0)",
+                (bytes.fromhex(digest), _now(db, self.clock())),
             )
             if text is not None:
                 _learn(db, {blob_name(text): digest})
@@ -47,6 +49,28 @@ class Stamps:
         """When each model was last used, in seconds since 1970."""
         found = self._database.use(lambda db: db.execute("SELECT digest, time FROM stamps").fetchall())
         return {digest.hex(): float(when) for digest, when in found}
+
+    def stamp_of(self, digest: str) -> float | None:
+        """When the model was last used, in seconds since 1970; None where that is not known."""
+        found = self._database.use(
+            lambda db: db.execute(
+                "SELECT time FROM stamps WHERE digest = ?", (bytes.fromhex(digest),)
+            ).fetchone()
+        )
+        return float(found[0]) if found else None
+
+    def release(self, stamps: Mapping[str, float]) -> None:
+        """Notes that the git command has ended for which these models were stamped so; a later stamp is another's."""
+        values = [(bytes.fromhex(digest), when) for digest, when in stamps.items()]
+        statement = "UPDATE stamps SET released = 1 WHERE digest = ? AND time = ?"
+        self._database.use(lambda db: db.executemany(statement, values))
+
+    def released(self) -> set[str]:
+        """The models whose latest stamps are released."""
+        found = self._database.use(
+            lambda db: db.execute("SELECT digest FROM stamps WHERE released").fetchall()
+        )
+        return {digest.hex() for (digest,) in found}
 
     def now(self) -> float:
         """The time, later than all that were noted before."""

@@ -1,19 +1,24 @@
-"""When a store is due for maintenance: three numbers in the cache, so that asking costs a filter next to nothing.
+"""When a store is due for maintenance: a few numbers in the cache, so that asking costs a filter next to nothing.
 
 Counted are the models that writers made since maintenance last began, and the bytes that they took; between two times it pauses.
-`claim` lets one of several askers begin.
+Models that Git only looked at, and their bytes, are counted apart: a pause does not hold for them, since an editor that asks for
+the status every second would fill the disk in it. `claim` lets one of several askers begin.
 """
 
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from git_gru.store.database import Database, read_meta, write_meta
 
 MODELS, BYTES = 10, 1 << 30
 """So many models made since the last time make maintenance due, or models of so many stored bytes."""
 
+LOOKED = 20
+"""So many models that were only looked at, or such models of `BYTES` raw bytes, make maintenance due in a pause too."""
+
 _MODELS, _BYTES, _AFTER = "added_models", "added_bytes", "maintain_after"
+_LOOKED, _LOOKED_BYTES = "looked_models", "looked_bytes"
 _LONGEST_PAUSE = 86_400.0
 """Seconds. A pause that seems longer comes from a clock that was put back."""
 
@@ -26,7 +31,7 @@ class Upkeep:
         self._clock = clock
 
     def is_due(self) -> bool:
-        """Whether enough models were made, and the pause is over."""
+        """Whether enough models were made and the pause is over, or so many only looked at that it does not count."""
         return self._database.use(self._is_due)
 
     def claim(self, pause: float) -> bool:
@@ -36,6 +41,7 @@ class Upkeep:
             db.execute("BEGIN IMMEDIATE")
             if not self._is_due(db):
                 return False
+            _reset(db, _LOOKED, _LOOKED_BYTES)  # or each asker would begin until maintenance does
             write_meta(db, _AFTER, self._clock() + pause)
             return True
 
@@ -43,10 +49,14 @@ class Upkeep:
 
     def begin(self) -> None:
         """Counts anew."""
+        self._database.use(lambda db: _reset(db, _MODELS, _BYTES, _LOOKED, _LOOKED_BYTES))
+
+    def looked_at(self, models: int, size: int) -> None:
+        """Counts models, of so many raw bytes, that were made and that Git did not keep."""
 
         def write(db: sqlite3.Connection) -> None:
-            for name in (_MODELS, _BYTES):
-                write_meta(db, name, 0)
+            db.execute("BEGIN IMMEDIATE")
+            _count(db, {_LOOKED: models, _LOOKED_BYTES: size})
 
         self._database.use(write)
 
@@ -56,11 +66,26 @@ class Upkeep:
 
     def _is_due(self, db: sqlite3.Connection) -> bool:
         left = float(read_meta(db, _AFTER, 0.0)) - self._clock()
-        enough = int(read_meta(db, _MODELS, 0)) >= MODELS or int(read_meta(db, _BYTES, 0)) >= BYTES
-        return enough and not 0 < left < _LONGEST_PAUSE
+        if _reaches(db, {_LOOKED: LOOKED, _LOOKED_BYTES: BYTES}):
+            return True
+        return _reaches(db, {_MODELS: MODELS, _BYTES: BYTES}) and not 0 < left < _LONGEST_PAUSE
 
 
 def count_added(db: sqlite3.Connection, models: int, stored: int) -> None:
     """Counts models that were made, as part of a transaction."""
-    for name, count in ((_MODELS, models), (_BYTES, stored)):
+    _count(db, {_MODELS: models, _BYTES: stored})
+
+
+def _count(db: sqlite3.Connection, more: Mapping[str, int]) -> None:
+    for name, count in more.items():
         write_meta(db, name, int(read_meta(db, name, 0)) + count)
+
+
+def _reset(db: sqlite3.Connection, *names: str) -> None:
+    for name in names:
+        write_meta(db, name, 0)
+
+
+def _reaches(db: sqlite3.Connection, limits: Mapping[str, int]) -> bool:
+    """Whether one of the numbers has come to its limit."""
+    return any(int(read_meta(db, name, 0)) >= limit for name, limit in limits.items())

@@ -85,8 +85,11 @@ class Writer:
         self._sink.submit(_encode, id, data, dtype)
         return id
 
-    def commit(self, *manifests: Manifest) -> None:
-        """Makes models durable and reachable, all at once. Raises `StoreError` where a chunk of one was not added."""
+    def commit(self, *manifests: Manifest) -> frozenset[str]:
+        """Makes models durable and reachable, all at once; returns the digests of those that the store did not have.
+
+        Raises `StoreError` where a chunk of one was not added.
+        """
         if self._sink is not None:
             self._sink.drain()
         # A known model is written anew only where chunks of it had been lost: adding a file again repairs the store.
@@ -100,7 +103,7 @@ class Writer:
             if manifest.digest not in models:
                 self._store.stamps.stamp(manifest.digest, manifest.encode())
         if not models:
-            return
+            return frozenset()
         trees = {digest: entry.oid for digest, entry in models.items()}
         pack, self._pack = self._pack, None
         old, new = link(self._store, trees, list(models.values()), pack)
@@ -112,6 +115,7 @@ class Writer:
         for manifest in manifests:
             if manifest.digest in models:
                 self._store.stamps.stamp(manifest.digest, manifest.encode())
+        return frozenset(models.keys() - known)
 
     @property
     def _packs(self) -> Path:

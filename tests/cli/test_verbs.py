@@ -87,6 +87,7 @@ def test_status_json(here, told, make_arrays):
     shown = json.loads(told(0, "status", "--json"))
     assert shown == {
         "installed": True,
+        "push_hook": True,
         "patterns": [{"pattern": "*.safetensors", "file": str(here.path / ".gitattributes"), "line": 1}],
         "models": [{"path": MODEL, "states": ["clean"], "size": len(data), "tensors": 6}],
     }

@@ -1,5 +1,6 @@
 """Maintenance: when it begins by itself, that it is alone, and that a trainer watched by an editor does not fill the disk."""
 
+import contextlib
 import fcntl
 import io
 import time
@@ -10,6 +11,7 @@ import pytest
 from git_gru.errors import InputError, StoreError
 from git_gru.git import maintenance
 from git_gru.git.maintenance import MaintenanceRunningError, maintain, maintenance_settings, start_if_due
+from git_gru.store import upkeep as upkeep_module
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest
 from git_gru.store.restore import restore
@@ -73,6 +75,54 @@ def test_five_hundred_overwrites_with_an_editor_watching(clocked) -> None:
     maintain(work.repository, store)
     assert store.models().keys() == {first.digest}
     assert cleaned(store, 500) == latest
+
+
+def test_an_editor_that_asks_git_for_the_status_all_the_time(repo, make_arrays, monkeypatch) -> None:
+    """Real git commands by the real clock: minutes of rest do not count where one model after the other is only looked at."""
+    monkeypatch.setattr(upkeep_module, "LOOKED", 5)
+    first = repo.write(MODEL, make_arrays(0))
+    repo.commit("first")
+    one = size_of(repo.repository.store())
+    most_models = most_bytes = 0
+    with contextlib.closing(repo.repository.store()) as store:
+        upkeep = Upkeep(store.lookup)
+        upkeep.rest(maintenance.INTERVAL)
+        for seed in range(1, 31):
+            repo.write(MODEL, make_arrays(seed))
+            assert repo.status() == f" M {MODEL}\n"
+            if upkeep.claim(maintenance.INTERVAL):
+                maintain(repo.repository, store)
+            most_models, most_bytes = max(most_models, len(store.models())), max(most_bytes, size_of(store))
+        # The committed one, the four last looked at, five until it is due, and those of the last second
+        assert most_models < 20
+        assert most_bytes < 20 * one
+    repo.git("add", MODEL)
+    latest = repo.read(MODEL)
+    repo.commit("last")
+    for revision, content in (("main~1", first), ("main", latest)):
+        repo.git("checkout", "-q", revision)
+        assert repo.read(MODEL) == content
+
+
+def test_adding_is_not_looking(repo, make_arrays, monkeypatch) -> None:
+    monkeypatch.setattr(upkeep_module, "LOOKED", 2)
+    for name in "ab":
+        repo.write(f"{name}.safetensors", make_arrays(ord(name)))
+    repo.git("add", "--all")
+    with contextlib.closing(repo.repository.store()) as store:
+        upkeep = Upkeep(store.lookup)
+        assert store.stamps.released() == set()
+        assert not upkeep.is_due()
+        for seed in range(2):
+            repo.write("a.safetensors", make_arrays(seed))
+            assert not upkeep.is_due()
+            repo.status()
+        assert upkeep.is_due()
+        assert len(store.stamps.released()) == 2
+        repo.git("add", "a.safetensors")
+        assert len(store.stamps.released()) == 1, "it is in use again"
+        assert upkeep.claim(0)
+        assert not upkeep.claim(0), "one begins"
 
 
 def test_what_is_just_being_added_survives_however_many_come_after(clocked) -> None:
