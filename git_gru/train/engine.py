@@ -89,7 +89,10 @@ class Engine:
         """Trains to the last step, or until it is told to stop."""
         step, stopping = 0, False
         with self._heart, step_noted(lambda: step):
-            self._tell(0, validation=self._validate(0))
+            try:
+                self._tell(0, validation=self._validate(0))
+            except DivergedError as error:
+                self._guard.recover(error, 0)  # there is nothing to go back to: told, and raised again
             self._guard.keep(0)
             while step < self._recipe.train.steps and not stopping:
                 step += 1
