@@ -93,8 +93,11 @@ class Engine:
         step = self._job.start.step if self._job.start else 0
         end, stopping = self._job.until or self._recipe.train.steps, False
         with self._heart, step_noted(lambda: step):
-            if not step:
-                self._tell(0, validation=self._validate(0))
+            try:
+                if not step:
+                    self._tell(0, validation=self._validate(0))
+            except DivergedError as error:
+                self._guard.recover(error, 0)  # there is nothing to go back to: told, and raised again
             self._guard.keep(step)
             while step < end and not stopping:
                 step += 1

@@ -1,14 +1,16 @@
 """Finding the commit that made a metric bad, in real histories with made-up values, and once with a real run."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from git_gru.cli.bisect import command
 from git_gru.errors import InputError
 from git_gru.runs.trailers import CheckpointInfo, checkpoint_message
 from git_gru.train.bisecting import BisectError, Question, Trial, bisect, candidates
@@ -190,32 +192,35 @@ def test_what_is_bad(value: float, limit: float, above: bool) -> None:
 
 
 @pytest.mark.slow
-def test_the_checkpoint_of_a_real_run_is_found(project: Any, waiting: Callable[..., None]) -> None:
+def test_the_checkpoint_of_a_real_run_is_found(project: Any) -> None:
     record = project.train(
         "--branch", "trained", "--set", "train.checkpoint_every=1", "--set", "launch.nproc=1"
     )
     losses = [made["metrics"]["val_loss"] for made in record["checkpoints"]]
     limit = (losses[2] + losses[3]) / 2  # below it from step 4 on
-    done = project.gru(
-        "bisect", record["checkpoints"][0]["commit"], "trained", "--metric", "val_loss", "--below", str(limit)
-    )
+    words = (record["checkpoints"][0]["commit"], "trained", "--metric", "val_loss", "--below", str(limit))
+    done = project.gru("bisect", *words)
     said = done.stdout.decode()
     assert done.returncode == 0, done.stderr.decode()
     assert f"commit   {record['checkpoints'][3]['commit']}" in said
     assert f"run      {record['id']}, step 4" in said
     assert "changed  M model.safetensors" in said
     assert "evaluating some of 5 commits:" in done.stderr.decode()
-    again = project.gru(
-        "bisect",
-        record["checkpoints"][2]["commit"],
-        "trained",
-        "--metric",
-        "val_loss",
-        "--below",
-        str(limit),
-        "--json",
-    )
-    answer = json.loads(again.stdout)
-    assert answer["culprit"]["checkpoint"]["step"] == 4
-    assert answer["culprit"]["before"] == pytest.approx(losses[2], rel=1e-6)
     assert project.work.status() == ""
+
+
+def test_its_json(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = [history.commit(value) for value in (1.0, 1.0, 3.0)]
+
+    def evaluate(repo: Any, names: list[str], **options: Any) -> list[Any]:
+        return [SimpleNamespace(metrics=history.measure(name)) for name in names]
+
+    monkeypatch.setattr("git_gru.train.evaluate.evaluate", evaluate)
+    monkeypatch.chdir(history.work.path)
+    words = ["HEAD~2", "HEAD", "--metric", "val_loss", "--above", "2", "--json"]
+    done = CliRunner().invoke(command, words)
+    answer = json.loads(done.stdout)
+    assert answer["culprit"]["trial"]["commit"] == commits[2]
+    assert (answer["culprit"]["before"], answer["culprit"]["checkpoint"]) == (1.0, None)
+    assert [trial["verdict"] for trial in answer["trials"]] == ["good", "bad", "good"]
+    assert CliRunner().invoke(command, [*words, "--below", "1"]).exit_code == 2

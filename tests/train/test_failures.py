@@ -143,11 +143,11 @@ def test_an_unknown_cause_has_none(job: Job) -> None:
 def test_a_model_of_other_shapes_fails_with_all_that_is_known(project: Any, make_arrays: Any) -> None:
     project.work.write("model.safetensors", make_arrays(1))  # says nothing of its architecture
     project.work.commit("a model from elsewhere")
-    said = project.refused("train", "--branch", "odd", status=7)
+    said = project.refused("train", "--branch", "odd", "--nproc", "1", status=7)
     assert "hint: Shapes do not fit" in said
     (record,) = json.loads(project.gru("runs", "list", "--json").stdout)["runs"]
     failure = record["failure"]
-    assert failure["rank"] in (0, 1)
+    assert failure["rank"] == 0
     assert "WeightsError" in failure["traceback"]
     shown = project.gru("runs", "show", record["id"]).stdout.decode()
     assert failure["hint"] in shown

@@ -45,6 +45,7 @@ def job(project: Any, tmp_path: Path) -> Callable[..., Job]:
 
 def train(project: Any, job: Job, poison: Callable[[int, torch.Tensor], torch.Tensor]) -> list[list[int]]:
     """Trains; `poison(n, loss)` gives the loss of the n-th batch. Returns the samples of all batches taken."""
+    torch.set_num_threads(1)
     repo, taken = project.work.repository, []
     with CommitRecorder(repo, job, EventWriter(job.events)) as recorder:
         engine = Engine(job, World.alone(), repo, recorder)
@@ -109,7 +110,7 @@ def test_other_faults_stop_a_run_with_their_cause(
 
 def test_an_absurd_learning_rate_is_lowered_until_it_works(project: Any) -> None:
     record = project.train(
-        "--branch", "tamed", "--set", "train.lr=1e30", "--set", "train.clip=0", "--set", "train.optimizer=sgd",
+        "--branch", "tamed", "--nproc", "1", "--set", "train.lr=1e30", "--set", "train.clip=0", "--set", "train.optimizer=sgd",
         "--set", "guard.on_divergence=rollback", "--set", "guard.lr_factor=1e-31", "--tensorboard", "board",
     )  # fmt: skip
     assert record["state"] == "finished"
@@ -125,18 +126,6 @@ def test_an_absurd_learning_rate_is_lowered_until_it_works(project: Any) -> None
     shown = project.gru("runs", "show", record["id"]).stdout.decode()
     assert "back to the start, leaving out the batches since, learning rate times 1e-31" in shown
     assert "gru.weight_ih_l0" in shown
-
-
-def test_a_run_that_gives_up_says_so(project: Any) -> None:
-    said = project.refused(
-        "train", "--branch", "wild", "--set", "train.lr=1e30", "--set", "train.clip=0",
-        "--set", "train.optimizer=sgd", "--set", "guard.on_divergence=rollback", "--set", "guard.most_rollbacks=2",
-        status=8,
-    )  # fmt: skip
-    assert "lower train.lr" in said
-    (record,) = json.loads(project.gru("runs", "list", "--json").stdout)["runs"]
-    assert [incident["action"] for incident in record["incidents"]] == ["rollback", "rollback", "stop"]
-    assert record["state"] == "failed"
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")

@@ -134,7 +134,9 @@ def test_a_diverging_loss_stops_the_run_before_it_is_committed(project: Any) -> 
         status=8,
     )  # fmt: skip
     assert "lower train.lr" in said
-    assert only_record(project)["state"] == "failed"
+    record = only_record(project)
+    assert record["state"] == "failed"
+    assert [incident["action"] for incident in record["incidents"]] == ["stop"]
 
 
 def test_a_branch_moved_by_someone_else_stops_the_run(project: Any, waiting: Any) -> None:
