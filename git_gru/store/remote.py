@@ -17,7 +17,7 @@ from typing import Protocol
 from git_gru.errors import GruError, StoreError
 from git_gru.store.objects import REPAIR, ObjectDamagedError
 
-_NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
+NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
 
 class RemoteError(GruError):
@@ -76,5 +76,5 @@ def blamed(remote: Remote, ours: Collection[Path] = ()) -> Iterator[None]:
             raise
         hint = error.hint if error.hint != REPAIR else None
         raise RemoteError(
-            f"what the remote {remote.name} keeps is not right: {error}", hint=hint or _NOT_OURS
+            f"what the remote {remote.name} keeps is not right: {error}", hint=hint or NOT_OURS
         ) from error

@@ -216,6 +216,14 @@ def test_models_that_are_nowhere_stop_the_push_with_their_names(pushed, hub, tmp
     assert digest_at(clone, f"HEAD~1:{MODEL}")[:12] in said
     refs = subprocess.run(["git", "-C", str(second), "for-each-ref"], capture_output=True, check=True)
     assert b"refs/heads/main" not in refs.stdout
+    commits = {rev: clone.git("rev-parse", rev).strip()[:10] for rev in ("HEAD~2", "HEAD~1")}
+    assert all(f"{MODEL} in commit {commit}" in said for commit in commits.values())
+    for verb in (["fetch", "HEAD~1"], ["fetch", "--tensor", "*", "HEAD~1"], ["push", "second"]):
+        told = clone.gru(*verb)
+        assert told.returncode == 5
+        assert f"{MODEL} in commit {commits['HEAD~1']}" in told.stderr.decode()
+    checked_out = clone.run("git", "checkout", "HEAD~1")
+    assert f"needed for {commits['HEAD~1']}" in checked_out.stderr.decode()
 
 
 # ---- kinds of clones and places ------------------------------------------------------------------------------------------
@@ -426,6 +434,41 @@ def test_fetch_prefetch_and_push(pushed, hub, tmp_path, at, make_arrays):
     assert json.loads(pushed.gru("push", "other", "side", "--json").stdout)["models"] == 0
 
 
+def test_paths_mean_the_same_everywhere(pushed, hub, tmp_path, at, make_arrays):
+    """Of one commit and of all history, by --path and behind --, from the top and from a folder; no match is a 1."""
+    pushed.git("mv", MODEL, "a.safetensors")
+    pushed.write("sub/n.safetensors", make_arrays(9))
+    pushed.commit("two models")
+    pushed.git("push", "-q")
+    pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"), env={"GIT_GRU_SKIP_SMUDGE": "1"})
+    clone, folder = at(tmp_path / "clone"), at(tmp_path / "clone/sub")
+    wanted = {digest_at(clone, "HEAD:sub/n.safetensors")}
+    good = [
+        (clone, "sub/n.safetensors"),
+        (clone, "sub"),
+        (clone, "*n.safetensors"),
+        (folder, "n.safetensors"),
+    ]
+    for number, (work, path) in enumerate(good):
+        options = [["--path", path], ["--all", "--path", path], ["--", path], ["--all", "HEAD", "--", path]][
+            number
+        ]
+        ran = work.gru("fetch", "--json", *options)
+        assert json.loads(ran.stdout)["models"] == (1 if number == 0 else 0), ran.stderr
+        assert local_models(clone) == wanted
+    second = new_hub(tmp_path / "second.git")
+    clone.git("remote", "add", "second", str(second))
+    for work, path in good:
+        assert work.gru("push", "second", "HEAD", "--", path).returncode == 0
+        assert models_in(second, clone.repository.store()) == wanted
+    for verb in (["fetch"], ["fetch", "--all"], ["push", "second"]):
+        for work, path in ((clone, "n.safetensors"), (folder, "sub"), (clone, ".gitattributes")):
+            ran = work.gru(*verb, "--path", path)
+            assert ran.returncode == 1, ran.stderr
+            assert b"is at" in ran.stderr
+    assert clone.gru("fetch", "--tensor", "nothing.*").returncode == 1
+
+
 def test_a_hub_that_was_fed_version_by_version_is_repacked(repo, hub, everywhere, tmp_path, at, make_arrays):
     files, base = [], make_arrays(0, hidden=256)
     repo.git("remote", "add", "origin", str(hub))
@@ -623,6 +666,21 @@ def test_a_colleagues_working_repository_over_ssh(repo, over_ssh, everywhere, tm
     repo.commit("three")
     repo.git("clone", "-q", f"{over_ssh}/repo", str(tmp_path / "clone"))
     assert at(tmp_path / "clone").read(MODEL) == repo.read(MODEL)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_hub_whose_store_is_no_commit_is_not_to_be_mended_here(pushed, hub, scheme):
+    """As a folder, and by git's own transport."""
+    tree = pushed.git("rev-parse", "HEAD^{tree}").strip()
+    subprocess.run(["git", "-C", str(hub), "update-ref", "refs/gru/store", tree], check=True)
+    pushed.git("remote", "set-url", "origin", f"{scheme}{hub}")
+    if scheme:
+        (hub / "reftable").mkdir()  # what only git may read is not read as a folder
+    for verb in (["push", "origin"], ["gc", "--remote", "origin"], ["repack", "--remote", "origin"]):
+        told = pushed.gru(*verb)
+        assert told.returncode == 5, told.stderr
+        assert b"origin" in told.stderr
+        assert b"git gru repair" not in told.stderr
 
 
 def test_a_hub_that_is_gone_is_a_sentence(pushed, hub, tmp_path, at):
