@@ -172,7 +172,8 @@ class Repository:
 
     @cached_property
     def pygit2(self) -> Any:
-        """A `pygit2.Repository` on the same Git folder (imported on first use)."""
+        """A `pygit2.Repository` on the same Git folder (imported on first use). Raises `ObjectFormatError`."""
+        self.require_sha1()
         import pygit2
 
         return pygit2.Repository(str(self.git_dir))

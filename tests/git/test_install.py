@@ -71,6 +71,7 @@ def test_a_repository_of_sha256_is_refused_before_anything_is_written(plain_repo
 
     install(None, Scope.GLOBAL, program_command(""))
     work.write(".gitattributes", b"*.safetensors filter=gru\n")
+    assert work.gru("fsck").returncode == 4
     work.write("m.safetensors", b"a model")
     done = work.run("git", "add", "m.safetensors")
     assert done.returncode != 0
