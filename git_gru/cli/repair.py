@@ -72,5 +72,5 @@ def _show(done: Mended) -> None:
         line(f"{plural(done.chunks, 'damaged chunk')} written anew")
     for id, why in done.left.items():
         line(f"chunk {id[:12]} is damaged, and {why}")
-    if not (done.aside or done.salvaged or done.chunks or done.left):
+    if not (done.aside or done.salvaged or done.chunks or done.left or done.lost):
         line(f"all chunks of {plural(done.models, 'model')} are whole")

@@ -24,6 +24,7 @@ def command(patterns: tuple[str, ...]) -> None:
     """
     repo = Repository.find()
     repo.require_worktree()
+    repo.require_sha1()
     folder = Path.cwd()
     added, present = track(folder, patterns)
     for pattern in added:

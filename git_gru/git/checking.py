@@ -96,7 +96,7 @@ def _not_here(
         for digest in absent
         if digest not in elsewhere.remotes
     ]
-    if findings and is_reference_lost(store):
+    if absent and is_reference_lost(store):
         findings.insert(
             0, Finding(kind=Kind.TREE, text=f"the store has packs, but its reference {REF} is lost")
         )

@@ -20,6 +20,11 @@ class Elsewhere:
     remotes: Mapping[str, str]
     unreached: Mapping[str, str]
 
+    def only(self, digests: Collection[str]) -> "Elsewhere":
+        """What remotes have of the models `digests`."""
+        remotes = {digest: name for digest, name in self.remotes.items() if digest in digests}
+        return Elsewhere(remotes=remotes, unreached=self.unreached if digests else {})
+
 
 def find_elsewhere(repo: Repository, digests: Collection[str]) -> Elsewhere:
     """Asks the repository's remotes, in order, until all of the models `digests` are found."""

@@ -82,10 +82,12 @@ def settings(program: str) -> dict[str, str]:
 def install(repo: Repository | None, scope: Scope, program: str) -> Installation:
     """Writes the settings to `scope` and, when there is a repository, its hooks.
 
-    Raises `NotARepositoryError` for the local scope without a repository, `ForeignSettingError` when `alias.gru` or a
-    setting of a filter `gru` exists and is somebody else's.
+    Raises `NotARepositoryError` for the local scope without a repository, `ObjectFormatError` for that with one of SHA-256,
+    `ForeignSettingError` when `alias.gru` or a setting of a filter `gru` exists and is somebody else's.
     """
     where = _where(repo, scope)
+    if repo is not None and scope is Scope.LOCAL:
+        repo.require_sha1()
     present = {key: _get(repo, where, key) for key in (*settings(program), "alias.gru")}
     for key, value in present.items():
         if value is not None and not _ours(key, value):
@@ -112,12 +114,16 @@ _SERVING = {
 
 
 def install_server(repo: Repository | None, program: str) -> Installation:
-    """Writes the hook and settings of a hub, a bare repository that is pushed to. Raises `NotARepositoryError`."""
+    """Writes the hook and settings of a hub, a bare repository that is pushed to.
+
+    Raises `NotARepositoryError`, `ObjectFormatError`.
+    """
     if repo is None or repo.worktree is not None:
         raise NotARepositoryError(
             f"{Path.cwd()} is no bare repository",
             hint="Go to the folder of the hub, where pushes arrive, and run it there.",
         )
+    repo.require_sha1()
     changed = [key for key, value in _SERVING.items() if repo.config(key) != value]
     for key in changed:
         repo.git("config", "--local", key, _SERVING[key])

@@ -1,8 +1,9 @@
 """Repair: `git gru repair` puts a damaged store together from what is intact, and fetches the rest from remotes.
 
 1. Packs that are cut short, or not those of their indexes, are set aside (`store/aside.py`).
-2. Where the store's commit or trees are lost, they are made anew from the chunks that are there (`store/salvage.py`). Models that
-   were here and of which chunks are lost are fetched again.
+2. Where the store's commit or trees are lost, or models that the repository names are in none of them and on no remote, the state
+   is made anew from the chunks that are there (`store/salvage.py`). Models that were here and of which chunks are lost are
+   fetched again.
 3. Every chunk of the models here is decoded and compared with its id.
 4. Chunks that are damaged are written anew from intact copies elsewhere in the store (`store/mend.py`), or else fetched from the
    first remote that has them (`store/repair.py`).
@@ -35,9 +36,9 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Mended:
-    """What a repair did. `aside` is where damaged packs are now. `salvaged` is None where the store's trees were whole. Of models
-    that are not whole in it, `fetched` came again, `elsewhere` says which remotes have others, and `lost` are on no remote.
-    `left` are chunks that nobody gives, and why.
+    """What a repair did. `aside` is where damaged packs are now. `salvaged` is None where the state was not made anew. Of models
+    that it lacks, `fetched` came again, `elsewhere` says which remotes have others, and `lost` are on no remote. `left` are
+    chunks that nobody gives, and why.
     """
 
     models: int
@@ -68,14 +69,16 @@ def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progre
         manifests = {manifest.digest: manifest for manifest in _manifests(repo)}
         before = _models_before(store)
         aside = set_aside(store)
-        whole = not read_packs and is_readable(store)
-        salvaged = None if whole else salvage(store, manifests.values(), progress)
-        gone = {name: manifests[name] for name in (salvaged.lost if salvaged else ())}
-        again = [manifest for name, manifest in gone.items() if name in before]
+        readable = is_readable(store)
+        unnamed = manifests.keys() - (store.models().keys() if readable else ())
+        elsewhere = find_elsewhere(repo, manifests if unnamed or read_packs else ())
+        salvaged = None
+        if read_packs or not readable or unnamed - elsewhere.remotes.keys():
+            salvaged = salvage(store, manifests.values(), progress)
+        again = [manifests[name] for name in manifests.keys() & before if not store.has_model(name)]
         with contextlib.suppress(StoreError, RemoteError):  # what did not come is told below
             bring(store, sources(repo, store), again, progress)
-        absent = sorted(name for name in gone if not store.has_model(name))
-        elsewhere = find_elsewhere(repo, absent)
+        absent = {name for name in manifests if not store.has_model(name)}
         here = [manifest for name, manifest in manifests.items() if store.has_model(name)]
         broken = _broken(store, here, progress)
         mended = 0
@@ -89,9 +92,9 @@ def repair_store(repo: Repository, *, read_packs: bool = False, progress: Progre
             models=len(here),
             aside=tuple(aside),
             salvaged=salvaged,
-            fetched=len(gone) - len(absent),
-            elsewhere=elsewhere,
-            lost=tuple(name for name in absent if name not in elsewhere.remotes),
+            fetched=sum(manifest.digest not in absent for manifest in again),
+            elsewhere=elsewhere.only(absent),
+            lost=tuple(sorted(absent - elsewhere.remotes.keys())),
             chunks=mended + done.chunks,
             left=done.left,
         )

@@ -25,6 +25,10 @@ class NotARepositoryError(InputError):
     """The folder is in no Git repository, or Git refuses to work there."""
 
 
+class ObjectFormatError(InputError):
+    """The repository names its objects in a way that git-gru does not know."""
+
+
 class Repository:
     """One repository as seen from one of its worktrees (`worktree` is None in a bare one). Paths are absolute.
 
@@ -115,16 +119,31 @@ class Repository:
             )
         return self.worktree
 
+    def require_sha1(self) -> None:
+        """Raises `ObjectFormatError` unless the repository names its objects by SHA-1, as git-gru does all over."""
+        format = self.git("rev-parse", "--show-object-format").decode().strip()
+        if format != "sha1":
+            raise ObjectFormatError(
+                f"{self.common_dir} names its objects by {format.upper()}, with which git-gru does not work",
+                hint="Models need a repository with Git's default: git init --object-format=sha1",
+            )
+
     @property
     def gru_dir(self) -> Path:
         """`<common dir>/gru`: the store and all else that git-gru keeps for this repository."""
         return self.common_dir / "gru"
 
     def store(self) -> "Store":
-        """The repository's store, made when it is missing. Models that it lacks are brought from remotes as they are read."""
+        """The repository's store, made when it is missing. Models that it lacks are brought from remotes as they are read.
+
+        Raises `ObjectFormatError` where none can be made, and what `Store.open` raises.
+        """
         from git_gru.store.store import Store
 
-        store = Store.open(self.gru_dir)
+        store = Store.find(self.gru_dir)
+        if store is None:
+            self.require_sha1()
+            store = Store.open(self.gru_dir)
 
         def supply(manifests: "Sequence[Manifest]") -> None:
             from git_gru.git.missing import naming_commits
@@ -155,7 +174,8 @@ class Repository:
 
     @cached_property
     def pygit2(self) -> Any:
-        """A `pygit2.Repository` on the same Git folder (imported on first use)."""
+        """A `pygit2.Repository` on the same Git folder (imported on first use). Raises `ObjectFormatError`."""
+        self.require_sha1()
         import pygit2
 
         return pygit2.Repository(str(self.git_dir))

@@ -242,6 +242,22 @@ def test_a_chain_of_deltas_that_does_not_end_is_refused(fresh: Callable[[], Stor
     store.close()
 
 
+def test_a_tree_of_too_many_blobs_is_refused_before_they_are_asked_for(fresh: Callable[[], Store]) -> None:
+    honest = {digest(data).encode(): b"".join(map(bytes, encode_plain(data, "U8"))) for data in CHUNKS}
+    most = LONGEST_CHAIN * len(CHUNKS)
+    fillers = {f"{at:064x}".encode(): honest[digest(CHUNKS[0]).encode()] for at in range(most)}
+    many = dict(list((honest | fillers).items())[: most + 1])
+    store = fresh()
+    with pytest.raises(RemoteError, match="is not that of the model"):
+        bring(store, [Hostile(store.objects, *state_with(many, WANTED))], [WANTED])
+    assert not store.has_model(WANTED.digest)
+    assert not any(store.objects.has(make_entry("blob", [blob]).oid) for blob in honest.values())
+    many.popitem()
+    bring(store, [Hostile(store.objects, *state_with(many, WANTED))], [WANTED])
+    assert b"".join(restore(store, WANTED)) == b"".join(CHUNKS)
+    store.close()
+
+
 def test_a_model_is_located_past_a_remote_that_is_damaged(
     fresh: Callable[[], Store], honest: MemoryHub
 ) -> None:

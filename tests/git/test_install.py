@@ -58,6 +58,27 @@ def test_moving_to_another_program_replaces_the_settings(plain_repo):
     assert "/old/" not in hook.read_text()
 
 
+def test_a_repository_of_sha256_is_refused_before_anything_is_written(plain_repo, at, tmp_path, isolated):
+    work = at(tmp_path / "sha256")
+    plain_repo.git("init", "-q", "--object-format=sha256", str(work.path))
+    before = work.read(".git/config")
+    for verb in (["install"], ["track", "*.safetensors"]):
+        done = work.gru(*verb)
+        assert done.returncode == 4
+        assert b"names its objects by SHA256" in done.stderr
+    assert work.read(".git/config") == before
+    assert not (work.path / ".gitattributes").exists()
+
+    install(None, Scope.GLOBAL, program_command(""))
+    work.write(".gitattributes", b"*.safetensors filter=gru\n")
+    assert work.gru("fsck").returncode == 4
+    work.write("m.safetensors", b"a model")
+    done = work.run("git", "add", "m.safetensors")
+    assert done.returncode != 0
+    assert b"names its objects by SHA256" in done.stderr
+    assert not (work.path / ".git/gru").exists()
+
+
 def test_an_alias_of_the_users_own_is_not_touched(plain_repo):
     plain_repo.git("config", "alias.gru", "log --graph")
     with pytest.raises(ForeignSettingError, match=r"alias\.gru"):

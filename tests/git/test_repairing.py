@@ -130,6 +130,35 @@ def test_a_lost_reference(three):
     checkouts(repo, files)
 
 
+def test_a_lost_reference_after_which_a_model_was_added(three, hub, make_arrays):
+    repo, files = three
+    (repo.path / ".git/gru/store.git/refs/gru/store").unlink()
+    assert repo.gru("fsck").returncode == 5, "though the hub has all models"
+    repo.write("new.safetensors", make_arrays(9))
+    repo.git("add", "new.safetensors")
+    assert json.loads(repo.gru("repair", "--json").stdout)["salvaged"] is None, "the hub has the others"
+    shutil.rmtree(hub)
+    done = repo.gru("repair", "--json")
+    assert json.loads(done.stdout)["salvaged"] == {"whole": 4, "lost": []}
+    assert done.returncode == 0
+    repo.git("commit", "-q", "-m", "new")
+    checkouts(repo, [*files, files[-1]])
+
+
+def test_what_salvage_drops_for_a_missing_chunk_is_told_as_lost(three):
+    repo, _ = three
+    newest = packs(repo)[-1]
+    store = repo.path / ".git/gru/store.git"
+    trees = [name for kind in ("tree", "commit") for name in objects_of(repo, kind)]
+    format_blob = set(objects_of(repo, "blob")) - set(chunks_of(repo))
+    pack = ["pack-objects", "-q", str(store / "objects/pack/pack")]
+    repo.git("--git-dir", str(store), *pack, input="\n".join([*trees, *format_blob]).encode())
+    newest.with_suffix(".idx").unlink()  # the trees are whole, the newest chunks gone
+    done = repo.gru("repair", "--salvage", "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, len(told["salvaged"]["lost"]), told["models"]) == (5, 1, 2)
+
+
 def test_a_store_that_only_looked_at_a_remote_has_lost_nothing(three, tmp_path, at):
     repo, _ = three
     clone = at(tmp_path / "clone")
