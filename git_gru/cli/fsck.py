@@ -13,7 +13,7 @@ from git_gru.store.verify import Finding, Kind
 
 _AGAIN = "add the file again where you have it (touch PATH; git add PATH)"
 _ADVICE = {
-    Kind.MISSING: f"git gru fetch brings it where a remote has it; else {_AGAIN}",
+    Kind.MISSING: f"git gru repair looks for its chunks in all packs; else {_AGAIN}",
     Kind.DAMAGED: f"git gru repair mends what is intact elsewhere in the store or on a remote; for the rest, {_AGAIN}",
     Kind.TREE: f"git gru repair makes the trees anew from the chunks that are there; for the rest, {_AGAIN}",
     Kind.PACK: "git gru repair copies what is intact out of it, sets it aside, and fetches the rest from a remote",

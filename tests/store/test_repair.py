@@ -51,7 +51,7 @@ def test_a_damaged_chunk_is_fetched_anew(
     assert done.chunks == len(broken)
     assert not done.left
     assert [read(store, manifest) for manifest in manifests] == files
-    assert not list(store.folder.glob("scratch-*"))
+    assert not list(store.folder.glob("git-gru-*"))
     again = Store(store.folder)
     again.lookup.forget()
     assert [read(again, manifest) for manifest in manifests] == files
