@@ -4,6 +4,7 @@ import dataclasses
 
 import click
 
+from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.paths import PathsBehindDashes, pathspecs
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
@@ -59,7 +60,9 @@ def command(
         count = fetch_tensors(repo, wanted, tensors)
         emit_json({"tensors": count}) if as_json else line(f"{plural(count, 'tensor')} can be read here now")
         return
-    show(fetch(repo, wanted, progress=bytes_progress("fetching models")), as_json=as_json)
+    done = fetch(repo, wanted, progress=bytes_progress("fetching models"))
+    start_maintenance_if_due(repo, repo.store())
+    show(done, as_json=as_json)
 
 
 def show(done: Brought, *, as_json: bool) -> None:

@@ -45,9 +45,9 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
     )  # whatever a library may print does not get among the packets
     try:
         with open(sys.stdin.fileno(), "rb", buffering=PIPE_BYTES, closefd=False) as stdin:
-            cleaned = serve(stdin, answers, _Stderr(environ), skip_smudge=skip)
-        if cleaned is not None:
-            start_maintenance_if_due(*cleaned)
+            changed = serve(stdin, answers, _Stderr(environ), skip_smudge=skip)
+        if changed is not None:
+            start_maintenance_if_due(*changed)
     except EndOfStreamError:
         return 1  # Git has died or was interrupted; it has no use for a message
     except ProtocolError as error:

@@ -2,6 +2,7 @@
 
 import click
 
+from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.fetch import show
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import json_option
@@ -21,4 +22,6 @@ def command(as_json: bool) -> None:
     """
     repo = Repository.find()
     wanted = Wanted(revisions=branch_tips(repo))
-    show(fetch(repo, wanted, progress=bytes_progress("fetching models")), as_json=as_json)
+    done = fetch(repo, wanted, progress=bytes_progress("fetching models"))
+    start_maintenance_if_due(repo, repo.store())
+    show(done, as_json=as_json)

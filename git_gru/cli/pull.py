@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
 from git_gru.git.repository import Repository
@@ -30,6 +31,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     top = repo.require_worktree()
     below = tuple(os.path.relpath(Path.cwd() / path, top) for path in paths)
     done = pull(repo, below, progress=bytes_progress("fetching models"))
+    start_maintenance_if_due(repo, repo.store())
     if as_json:
         emit_json({"written": list(done.written), **dataclasses.asdict(done.brought)})
         return

@@ -70,7 +70,7 @@ def serve(
 ) -> tuple[Repository, Store] | None:
     """Speaks the protocol on `stdin` (buffered) and the descriptor `stdout` until Git closes the pipe.
 
-    `skip_smudge` leaves manifests in the worktree. Returns where files were cleaned into, if any were. Raises `ProtocolError`
+    `skip_smudge` leaves manifests in the worktree. Returns where models were put, if any were. Raises `ProtocolError`
     when the other side is not Git, and whatever makes the pipe itself unusable.
     """
     for pipe in (stdin.fileno(), stdout):
@@ -107,6 +107,7 @@ class _Session:
         self._failure: Exception | None = None
         self._hooks_offered = False
         self._cleaned: Cleaned | None = None
+        self._has_brought = False
 
     @cached_property
     def _repository(self) -> Repository:
@@ -185,11 +186,10 @@ class _Session:
         self._writer.lines()  # the status stands
 
     def finish(self) -> tuple[Repository, Store] | None:
-        """Git has closed the pipe. Returns where files were cleaned into, if any were."""
-        if self._cleaned is None:
-            return None
-        self._cleaned.settle()
-        return self._repository, self._store
+        """Git has closed the pipe. Returns where models were put, if any were."""
+        if self._cleaned is not None:
+            self._cleaned.settle()
+        return (self._repository, self._store) if self._cleaned is not None or self._has_brought else None
 
     def _list_available(self) -> None:
         """Answers with the paths of the delayed files, whose models are here by then or cannot be had; at last with none."""
@@ -208,6 +208,7 @@ class _Session:
         from git_gru.git.sources import sources  # with them come subprocesses, which most filters never start
         from git_gru.store.bring import bring
 
+        self._has_brought = True
         progress = self._reporter.bringing(len(manifests), sum(manifest.size for manifest in manifests))
         bring(self._store, sources(self._repository, self._store), manifests, progress)
 

@@ -31,6 +31,9 @@ Tell = Callable[[bytes], None]
 _LOOKS = 5
 """How often a state is fetched while a git that outlives the process which started it makes its locks anew."""
 
+_ENDS = 16
+"""Lines of the file `shallow` beyond which those are looked for that are of no use any more: each look adds one."""
+
 _FORWARDED = r"^(http|credential|ssh|url|protocol)\.|^core\.(sshcommand|gitproxy|askpass)$"
 _OF_REMOTE = ("proxy", "proxyauthmethod", "uploadpack", "receivepack")
 _HERE = ("local", "worktree", "command")
@@ -107,6 +110,7 @@ class GitRemote:
                 self._unlock()
                 status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
                 if status == 0:
+                    self._trim()
                     return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
                 if ".lock': File exists" not in said:
                     break
@@ -231,6 +235,23 @@ class GitRemote:
         """Takes away git's own locks: those of a git that was killed, or that outlives whoever started it."""
         for left in ("shallow.lock", f"{self._ref}.lock"):
             Path(self._store.repository, left).unlink(missing_ok=True)
+
+    def _trim(self) -> None:
+        """Takes the commits out of the file `shallow` that no reference reaches any more: states that were replaced."""
+        path = self._store.repository / "shallow"
+        ends = path.read_text().split() if path.exists() else []
+        if len(ends) <= _ENDS:
+            return
+        status, reached = self._git("rev-list", "--all")
+        if status != 0:
+            return
+        used = set(ends) & set(reached.split())
+        trimmed = path.with_suffix(".trimmed")
+        trimmed.write_text("".join(f"{end}\n" for end in sorted(used)))
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # swept by a collection, as what a killed process left: next time, then
+            trimmed.replace(path)
 
     def _error(self, what: str, said: str) -> Exception:
         lines = [line.strip() for line in said.replace("\r", "\n").splitlines()]

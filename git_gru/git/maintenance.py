@@ -1,8 +1,8 @@
 """Maintenance in the background, as `git gc --auto` is: dropping what nothing needs, and repacking once enough has gathered.
 
 The filter asks when it ends whether it is due, and starts a process of its own that Git does not wait for. One runs at a time, at
-low priority, and afterwards rests for `gru.autoInterval` (2m), or twenty times as long as it took: it never takes more than a
-twentieth of the time. Models that Git only looks at do not wait for that (`Upkeep`).
+low priority, and afterwards rests for twenty times as long as it took, and for `gru.autoInterval` (2m) at least where there was
+something to do: it never takes more than a twentieth of the time. Models that Git only looks at do not wait for that (`Upkeep`).
 
 Settings: `gru.autoMaintenance` (true), `gru.autoPack` (50 packs; 0 leaves repacking out), `gru.autoInterval` (2m).
 """
@@ -107,7 +107,8 @@ def maintain(repo: Repository, store: Store) -> Maintained:
                     store, history.lineages.values(), history.keep_plain, ranks=history.ranks, anew=False
                 )
             seconds = time.monotonic() - began
-            pause = max(settings.interval, _SHARE * seconds)
+            idle = collected is None and repacked is None
+            pause = max(0.0 if idle else settings.interval, _SHARE * seconds)
         finally:
             upkeep.rest(pause)
         return Maintained(collected=collected, repacked=repacked, seconds=seconds)

@@ -21,6 +21,7 @@ from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError
 from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, ModelMissingError, Store, read_chunk
 from git_gru.store.trees import StoreTree, TreeError, model_blobs
+from git_gru.store.upkeep import Upkeep
 from git_gru.store.writer import link
 
 Progress = Callable[[int, int], None]
@@ -67,6 +68,14 @@ class _Bring:
         self.counted: set[bytes] = set()
 
     def run(self, remotes: Iterable[Remote]) -> Brought:
+        try:
+            return self._from_any(remotes)
+        finally:
+            came = sum(pack.path not in self.before for pack in self.objects.packs())
+            if came:
+                Upkeep(self.store.lookup).brought(came)
+
+    def _from_any(self, remotes: Iterable[Remote]) -> Brought:
         for remote in remotes if self.wanted else ():
             try:
                 with blamed(remote, self.before):

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from benchmarks.http_hub import new_hub
 from git_gru.errors import InputError, StoreError
 from git_gru.git import maintenance
 from git_gru.git.maintenance import MaintenanceRunningError, maintain, maintenance_settings, start_if_due
@@ -102,6 +103,50 @@ def test_an_editor_that_asks_git_for_the_status_all_the_time(repo, make_arrays, 
     for revision, content in (("main~1", first), ("main", latest)):
         repo.git("checkout", "-q", revision)
         assert repo.read(MODEL) == content
+
+
+@pytest.mark.slow
+def test_a_clone_that_only_pulls_is_maintained(repo, at, tmp_path, make_arrays, monkeypatch) -> None:
+    monkeypatch.setattr(upkeep_module, "PACKS", 4)
+    hub = new_hub(tmp_path / "hub.git")
+    repo.write(MODEL, make_arrays(0))
+    repo.commit("first")
+    repo.git("remote", "add", "origin", str(hub))
+    repo.git("push", "-q", "origin", "main")
+    filters = [("-c", line) for line in repo.git("config", "--local", "--list").splitlines() if "gru" in line]
+    repo.git(
+        "clone", "-q", *(word for pair in filters for word in pair), f"file://{hub}", str(tmp_path / "clone")
+    )
+    clone = at(tmp_path / "clone")
+    clone.git("config", "gru.autoPack", "4")
+    with contextlib.closing(clone.repository.store()) as store:
+        upkeep, due = Upkeep(store.lookup, lambda: time.time() + 1e5), []
+        for seed in range(1, 3):
+            repo.write(MODEL, make_arrays(seed))
+            repo.commit(f"model {seed}")
+            repo.git("push", "-q", "origin", "main")
+            clone.git("pull", "-q")
+            due.append(upkeep.is_due())
+            if due[-1]:
+                done = maintain(clone.repository, store)
+                assert done.repacked is not None
+                assert done.repacked.packs_after <= 3
+        assert any(due)
+        upkeep.brought(20)
+        Upkeep(store.lookup).rest(0)
+    clone.git("config", "gru.autoMaintenance", "true")
+    repo.write(MODEL, make_arrays(3))
+    repo.commit("model 3")
+    repo.git("push", "-q", "origin", "main")
+    clone.git("pull", "-q")
+    log = clone.path / ".git/gru/maintenance.log"
+    assert in_time(lambda: log.exists() and " ends after " in log.read_text()), (
+        "the filter asked, having brought a model"
+    )
+    for seed in range(4):
+        clone.git("checkout", "-q", f"main~{seed}")
+        repo.git("checkout", "-q", f"main~{seed}")
+        assert clone.read(MODEL) == repo.read(MODEL)
 
 
 def test_adding_is_not_looking(repo, make_arrays, monkeypatch) -> None:

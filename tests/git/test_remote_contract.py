@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from git_gru.git import git_remote
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
@@ -701,3 +702,24 @@ def test_a_delta_without_its_base_is_refused(stores: Callable[[], Store], tmp_pa
     with pytest.raises(Exception, match="without the base"):
         bring(two, [hub.view(two)], manifests[:1])
     assert not two.models()
+
+
+def test_the_file_shallow_stays_bounded(
+    stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look at another state adds a line; those that history ends at are needed, and no others."""
+    monkeypatch.setattr(git_remote, "_ENDS", 3)
+    hub = git_hub(tmp_path / "hub.git")
+    one, two = stores(), stores()
+    manifests = added(one, versions(7, size=2_000))
+    longest = 0
+    for manifest in manifests:
+        publish(one, hub.view(one), [[manifest]])
+        hub.view(two).look()
+        files = [store.repository / "shallow" for store in (one, two)]
+        longest = max(longest, *(len(file.read_text().split()) for file in files if file.exists()))
+    assert longest == 3
+    assert bring(two, [hub.view(two)], manifests).models == 7
+    late = added(two, versions(1, seed=5, size=2_000))
+    publish(two, hub.view(two), [late])
+    assert hub.view(one).look() == hub.view(two).look()
