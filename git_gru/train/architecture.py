@@ -159,15 +159,20 @@ def _keys_of(found: Mapping[str, Any]) -> Mapping[str, Key] | None:
 
 def check_recipe(recipe: ModelRecipe, found: Architecture, *, where: str) -> None:
     """Raises `ArchitectureError` when a model is not what `[model]` asks for, whatever the data may be."""
+    check_task(recipe, found, where=where)
+    facts = {
+        key: found[key] for key, rule in _rules(found).items() if rule.section != "model" and key in found
+    }
+    check_same(architecture_of(recipe, facts), found, where=where)
+
+
+def check_task(recipe: ModelRecipe, found: Architecture, *, where: str) -> None:
+    """Raises `ArchitectureError` when a model is for another task than the recipe's."""
     if (_kind(recipe), recipe.task) != (found["kind"], found["task"]):
         raise ArchitectureError(
             f"model.task is {json.dumps(recipe.task)} in the recipe, and {where} holds a {found['task']}",
             hint="Give the new model another model.path.",
         )
-    facts = {
-        key: found[key] for key, rule in _rules(found).items() if rule.section != "model" and key in found
-    }
-    check_same(architecture_of(recipe, facts), found, where=where)
 
 
 def check_same(wanted: Architecture, found: Architecture, *, where: str) -> None:

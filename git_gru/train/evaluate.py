@@ -11,7 +11,7 @@ import torch
 
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
-from git_gru.train.architecture import check_same
+from git_gru.train.architecture import check_same, check_task
 from git_gru.train.corpus import VALIDATION, prepare
 from git_gru.train.engine import validate
 from git_gru.train.evaluations import Evaluation
@@ -28,6 +28,7 @@ def evaluate_here(repo: Repository, text: str, recipe_path: str, overrides: tupl
     recipe = read_recipe(repo, commit, recipe_path, overrides)
     name = name_model(repo, text, preferred=recipe.model.path)
     known = known_architecture(repo, name)
+    check_task(recipe.model, known, where=str(name))
     torch.set_num_threads(worker_threads(recipe.launch))
     world = World.alone(str(choose_device(recipe.launch.device, local_rank=0, local_size=1)))
     with tempfile.TemporaryDirectory(prefix="git-gru-eval-") as folder:

@@ -6,6 +6,12 @@ from typing import Any
 
 import pytest
 
+from git_gru.cli.main import run
+from git_gru.errors import InputError
+from git_gru.train.evaluations import evaluate
+from git_gru.train.forecast import forecast
+from git_gru.train.sample import sample
+
 pytestmark = pytest.mark.slow
 
 TRAIN = "[train]\nsteps = 4\nbatch = 6\ncheckpoint_every = 4\n[launch]\nthreads = 1\n"
@@ -34,6 +40,9 @@ validation = 0.3
 """
 
 
+LABELLED_DATA = ("data.kind=labelled", "data.targets=[]", "data.time=", "data.horizon=1")
+
+
 def committed(project: Any, recipe: str, name: str, data: str) -> None:
     project.work.write(name, data.encode())
     project.work.write("gru.toml", (recipe + TRAIN).encode())
@@ -41,13 +50,13 @@ def committed(project: Any, recipe: str, name: str, data: str) -> None:
 
 
 def evaluated(project: Any, rev: str) -> dict[str, float]:
-    found: dict[str, float] = json.loads(project.gru("eval", rev, "--json").stdout)["evaluations"][0][
-        "metrics"
-    ]
-    return found
+    (found,) = evaluate(project.work.repository, [rev])
+    return found.metrics
 
 
-def test_a_forecaster_is_trained_evaluated_and_trained_further(project: Any) -> None:
+def test_a_forecaster_keeps_its_scaling_and_goes_on(
+    project: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = "".join(f"{row},{row / 10 + math.sin(row):.4f}\n" for row in range(60))
     committed(project, SERIES, "data/s.csv", "t,y\n" + rows)
     record = project.train("--here")
@@ -56,33 +65,38 @@ def test_a_forecaster_is_trained_evaluated_and_trained_further(project: Any) -> 
     found = evaluated(project, "HEAD")
     assert {name: found[name] for name in kept} == pytest.approx(kept, rel=1e-6)
     assert set(found) == {"val_loss", "val_mae", "naive_mae", "skill"}
-
-    # more data: the model's own scaling stays, so what it starts from is what it was
-    project.work.write("data/s.csv", ("t,y\n" + rows + "60,1e3\n").encode())
-    project.work.commit("another row")
-    before = evaluated(project, "HEAD")
-    again = project.train("--here", "--set", "train.steps=1")
-    assert again["initial"]["val_loss"] == pytest.approx(before["val_loss"], rel=1e-6)
     assert "data.horizon is 2 in the recipe and 3 in" in project.refused("train", "--set", "data.horizon=2")
-    check_forecast(project)
 
+    assert 'data.targets is ["t"] in the recipe and ["y"] in' in project.refused(
+        "train", "--set", "data.targets=t", "--set", "data.time="
+    )
+    with pytest.raises(
+        InputError, match=r'model\.task is "classifier" in the recipe, and HEAD.* holds a forecaster'
+    ):
+        list(evaluate(project.work.repository, ["HEAD"], overrides=("model.task=classifier", *LABELLED_DATA)))
 
-def check_forecast(project: Any) -> None:
-    def forecasts(*options: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(project.gru("forecast", *options, "--json").stdout)["forecasts"][0]
-        return found
+    before = forecast(project.work.repository, "HEAD")[0]
+    project.work.write("data/s.csv", ("t,y\n" + rows + "60,1e3\n").encode())
+    project.work.commit("another row, far from all others")
+    first = forecast(project.work.repository, "HEAD")[0]
+    longer = forecast(project.work.repository, "HEAD", horizon=7)[0]
+    assert forecast(project.work.repository, "HEAD~1")[0] == before
+    assert (first.series, first.target, first.times) == ("", "y", ["61", "62", "63"])
+    assert (len(first.past), first.past[-1], first.past_times[-1]) == (8, 1000.0, "60")
+    assert longer.values[:3] == pytest.approx(first.values)
+    assert longer.times == [str(year) for year in range(61, 68)]
+    with pytest.raises(InputError, match="the data has no series 'z'; it has ''"):
+        forecast(project.work.repository, "HEAD", only=("z",))
+    with pytest.raises(InputError, match="there is no model in HEAD~2"):
+        forecast(project.work.repository, "HEAD~2")
 
-    first, longer = forecasts(), forecasts("HEAD", "--horizon", "7")
-    assert (first["series"], first["target"], first["times"]) == ("", "y", ["61", "62", "63"])
-    assert (len(first["past"]), first["past"][-1], first["past_times"][-1]) == (8, 1000.0, "60")
-    assert longer["values"][:3] == first["values"]
-    assert longer["times"] == [str(year) for year in range(61, 68)]
-    shown = project.gru("forecast", "--png", "picture.png", env={"PYTHONIOENCODING": "utf-8"}).stdout.decode()
-    assert "y  (53 … 63)" in shown
-    assert "┊" in shown
+    monkeypatch.chdir(project.work.path)
+    assert run(["forecast", "--png", "picture.png"]) == 0
+    assert "y  (53 … 63)" in capsys.readouterr().out
     assert project.work.read("picture.png").startswith(b"\x89PNG")
-    assert "the data has no series 'z'; it has ''" in project.refused("forecast", "--series", "z")
-    assert "there is no model in HEAD~3" in project.refused("forecast", "HEAD~3")
+    assert run(["forecast", "--json"]) == 0
+    (shown,) = json.loads(capsys.readouterr().out)["forecasts"]
+    assert shown["values"] == first.values
 
 
 def test_a_classifier_is_trained_by_two_workers(project: Any) -> None:
@@ -106,14 +120,15 @@ def test_a_carried_state_is_reproducible(project: Any) -> None:
     assert (told["exact"], told["first_step"]) == (True, 3), done.stderr
 
 
-def test_a_byte_pair_model_is_evaluated_and_writes_from_the_commit_alone(project: Any) -> None:
-    recipe = project.work.read("gru.toml").replace(b"[data]", b'[data]\ntokens = "bpe"\nvocabulary = 300')
+def test_a_byte_pair_model_with_carried_state_writes_from_the_commit_alone(project: Any) -> None:
+    recipe = project.work.read("gru.toml").replace(
+        b"[data]", b'[data]\ntokens = "bpe"\nvocabulary = 300\nstateful = true'
+    )
     project.work.write("gru.toml", recipe.replace(b"window = 16", b"window = 4"))
     project.work.commit("byte pairs")
     record = project.train("--here", "--nproc", "1")
     found = evaluated(project, "HEAD")
     assert found["val_loss"] == pytest.approx(record["checkpoints"][-1]["metrics"]["val_loss"], rel=1e-6)
     assert found["bits_per_byte"] < found["val_loss"] / math.log(2)
-    sample = ("sample", "--prompt", "line 1", "--length", "9", "--json")
-    first, again = (json.loads(project.gru(*sample).stdout)["text"] for _ in range(2))
-    assert first == again != ""
+    first, again = (sample(project.work.repository, "HEAD", prompt=b"line 1", length=9) for _ in range(2))
+    assert first == again != b""

@@ -68,7 +68,9 @@ def prepare(files: CommitFiles, recipe: DataRecipe, target: Path, known: Any = N
     Raises `DataError`.
     """
     all_series = read_series(files, recipe)
-    scaling = dict(known["scaling"]) if known is not None and "scaling" in known else {}
+    columns = {"targets": list(recipe.targets), "exogenous": list(recipe.exogenous)}
+    same = known is not None and all(known.get(key) == names for key, names in columns.items())
+    scaling = dict(known["scaling"]) if same else {}
     places: dict[str, list[npt.NDArray[np.int64]]] = {"train": [], "validation": []}
     row = 0
     for number, series in enumerate(all_series):
@@ -95,8 +97,7 @@ def prepare(files: CommitFiles, recipe: DataRecipe, target: Path, known: Any = N
     return {
         "window": recipe.window,
         "horizon": recipe.horizon,
-        "targets": list(recipe.targets),
-        "exogenous": list(recipe.exogenous),
+        **columns,
         "scaling": scaling,
     }
 

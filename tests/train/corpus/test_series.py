@@ -27,6 +27,10 @@ def commit(repo: Any) -> str:
     return "HEAD"
 
 
+def known(scaling: Any, targets: Any = ("y",)) -> dict[str, Any]:
+    return {"targets": list(targets), "exogenous": [], "scaling": scaling}
+
+
 @pytest.fixture
 def prepared(repo: Any, tmp_path: Path) -> Prepare:
     """`prepared({name: bytes}, known=None, **keys of [data])`: the facts."""
@@ -91,9 +95,13 @@ def test_a_column_may_name_the_series(prepared: Prepare) -> None:
 
 def test_a_known_model_keeps_its_scaling(prepared: Prepare) -> None:
     scaling = {"data/a.csv": {"mean": [5.0], "std": [2.0]}}
-    facts = prepared({"data/a.csv": csv_of(12), "data/b.csv": csv_of(12)}, {"scaling": scaling})
+    facts = prepared({"data/a.csv": csv_of(12), "data/b.csv": csv_of(12)}, known(scaling))
     assert facts["scaling"]["data/a.csv"] == scaling["data/a.csv"]
     assert list(facts["scaling"]) == ["data/a.csv", "data/b.csv"]
+    other = prepared({}, known(scaling, targets=["x"]))
+    assert (
+        other["scaling"]["data/a.csv"] != scaling["data/a.csv"]
+    )  # of another column: it is told, and not used
 
 
 def test_a_constant_column_has_the_unit_one(prepared: Prepare) -> None:

@@ -120,7 +120,6 @@ batch = 5
 lr = 0.1
 warmup = 0
 [launch]
-nproc = 2
 threads = 1
 """
 
