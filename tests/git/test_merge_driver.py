@@ -134,6 +134,7 @@ def test_revert_of_the_newest_change_restores_the_exact_bits(repo, make_arrays) 
         name: (dtype, (values.astype(np.float64) + rng.normal(0, 0.01, values.shape)).astype(values.dtype))
         for name, (dtype, values) in first.items()
     }
+    repo.git("config", "gru.allowNonFinite", "true")
     before = repo.write(PATH, file_of(first))
     repo.commit("first")
     repo.write(PATH, file_of(second))
