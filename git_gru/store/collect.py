@@ -19,7 +19,7 @@ from git_gru.store.freeing import set_free
 from git_gru.store.locking import one_at_a_time
 from git_gru.store.rewrite import Keep, Rewrite, free_of_garbage
 from git_gru.store.store import Store
-from git_gru.store.trees import model_blobs
+from git_gru.store.trees import items_there
 
 DAY = 86_400.0
 _AT_LEAST = 60.0
@@ -198,20 +198,13 @@ def _measured(store: Store, models: dict[str, bytes], judged: list[Unneeded]) ->
     seen: set[bytes] = set()
     for digest, tree in models.items():
         if digest not in unneeded:
-            seen.update(_blobs(store, tree))
+            seen.update(oid for _, oid, _ in items_there(store.objects, tree))
     measured = []
     for model in sorted(judged, key=lambda model: not model.goes):
-        new = _blobs(store, models[model.digest]) - seen
+        new = {oid for _, oid, _ in items_there(store.objects, models[model.digest])} - seen
         seen |= new
         measured.append(replace(model, frees=sum(_stored(store, oid) for oid in new)))
     return measured
-
-
-def _blobs(store: Store, tree: bytes) -> set[bytes]:
-    try:
-        return set(model_blobs(store.objects, tree).values())
-    except StoreError:
-        return set()
 
 
 def _stored(store: Store, oid: bytes) -> int:

@@ -15,7 +15,7 @@ from git_gru.errors import StoreError
 from git_gru.store.codec import MAX_BLOB_HEADER, inspect
 from git_gru.store.database import Database, read_meta, write_meta
 from git_gru.store.objects import Objects
-from git_gru.store.trees import StoreTree, model_blobs
+from git_gru.store.trees import StoreTree, items_there
 from git_gru.store.upkeep import count_added
 
 _HEAD_BYTES = 1024
@@ -174,7 +174,7 @@ def _tree_rows(db: sqlite3.Connection, objects: Objects, tree: bytes) -> dict[st
     """The rows that a model tree has better than the cache: of chunks that it lacks, or knows by a longer chain."""
     here: dict[str, ChunkRow] = {}
     current: dict[str, ChunkRow | None] = {}
-    for id, blob in _blobs_there(objects, tree):
+    for id, blob, _ in items_there(objects, tree):
         current[id] = _get(db, "chunks", id)
         seen = [row for row in (current[id], _get(db, "before", id)) if row is not None and row.oid == blob]
         row = seen[0] if seen else _read_row(objects, blob, id)
@@ -211,14 +211,6 @@ def _get(db: sqlite3.Connection, table: str, id: str) -> ChunkRow | None:
 def _row(found: tuple[bytes, bytes | None, int, int, int]) -> ChunkRow:
     oid, base, raw, stored, depth = found[:5]
     return ChunkRow(oid, base.hex() if base else None, raw, stored, depth)
-
-
-def _blobs_there(objects: Objects, tree: bytes) -> Iterable[tuple[str, bytes]]:
-    """The chunks of a model tree; none where the tree itself is missing or damaged."""
-    try:
-        return model_blobs(objects, tree).items()
-    except StoreError:
-        return ()
 
 
 def _read_row(objects: Objects, blob: bytes, id: str) -> ChunkRow | None:

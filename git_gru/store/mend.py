@@ -4,7 +4,7 @@ A chunk may be intact elsewhere in the store: in another pack (it was written ag
 another model's tree names. What comes from a remote or a file is as good: `mend` compares all bytes with their ids.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from git_gru.errors import StoreError
@@ -13,7 +13,7 @@ from git_gru.store.codec import ChunkDamagedError, decode, encode_plain, inspect
 from git_gru.store.objects import UNREADABLE, Pack
 from git_gru.store.rewrite import Rewrite, free_of_garbage
 from git_gru.store.store import LONGEST_CHAIN, Store
-from git_gru.store.trees import model_blobs
+from git_gru.store.trees import items_there
 
 
 class Intact(NamedTuple):
@@ -56,7 +56,7 @@ class _Search:
         self._packs: list[Pack] = store.objects.packs()
         self._blobs: dict[str, set[bytes]] = {}
         for tree in store.models().values():
-            for id, blob in _blobs_of(store, tree).items():
+            for id, blob, _ in items_there(store.objects, tree):
                 self._blobs.setdefault(id, set()).add(blob)
 
     def find(self, id: str, patience: int) -> Intact | None:
@@ -80,10 +80,3 @@ class _Search:
         except (StoreError, *UNREADABLE):
             return None
         return Intact(id, data, encoding.dtype) if digest(data) == id else None
-
-
-def _blobs_of(store: Store, tree: bytes) -> Mapping[str, bytes]:
-    try:
-        return model_blobs(store.objects, tree)
-    except StoreError:
-        return {}

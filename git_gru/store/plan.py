@@ -15,10 +15,10 @@ from git_gru.store.codec import encode_plain, inspect
 from git_gru.store.columns import DEPTH, WINDOW, Column, Columns, Rules, place_column
 from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
-from git_gru.store.packs import Entry, PackWriter, make_entry
+from git_gru.store.packs import PackWriter, make_entry
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.store import BRING, ChunkMissingError, Store
-from git_gru.store.trees import make_model_tree
+from git_gru.store.trees import with_bases
 
 
 class Kept(NamedTuple):
@@ -111,16 +111,6 @@ class Plan:
 
     def closure(self, manifest: Manifest) -> dict[str, Kept]:
         """How the chunks of a model and the bases that they need are kept: chunk id -> kept."""
-        needed: dict[str, Kept] = {}
-        for id in manifest.chunks():
-            wanted: str | None = id
-            while wanted is not None and wanted not in needed:
-                needed[wanted] = self.kept[wanted]
-                wanted = needed[wanted].base
+        needed = with_bases(self.kept, manifest.chunks())
+        assert needed is not None, "encode was told of another model"
         return needed
-
-
-def tree_of(needed: Mapping[str, Kept]) -> Entry:
-    """The model tree of chunks kept like this."""
-    deltas = {id for id, kept in needed.items() if kept.base is not None}
-    return make_model_tree({id: kept.oid for id, kept in needed.items()}, deltas)

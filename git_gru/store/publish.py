@@ -18,10 +18,10 @@ from git_gru.store.bring import fetch_trees
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import ObjectDamagedError, ObjectMissingError
 from git_gru.store.packs import Entry, PackWriter
-from git_gru.store.plan import Kept, Plan, tree_of
+from git_gru.store.plan import Kept, Plan
 from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import BRING, ModelMissingError, Store
-from git_gru.store.trees import StoreTree, TreeError, model_blobs, model_deltas
+from git_gru.store.trees import StoreTree, TreeError, model_blobs, model_deltas, tree_of
 
 PACKED_FROM = 100
 """So many objects, and a Git server keeps a push as a pack (`receive.unpackLimit`); fewer become loose objects."""

@@ -31,7 +31,7 @@ from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.promised import remote_objects
 from git_gru.store.store import Store, read_chunk
-from git_gru.store.trees import FORMAT, StoreTree, make_model_tree, model_items
+from git_gru.store.trees import FORMAT, StoreTree, items_there, make_model_tree
 
 LARGE_PACK = 1 << 28
 """A pack of at least so many bytes is left as it is by `mostly_used`, while most of it is in use."""
@@ -110,7 +110,7 @@ class Rewrite:
 
     def chunks_in_tree(self, digest: str) -> set[str]:
         """The chunks in a model's tree as it was found: its own, and their bases."""
-        return {id for id, *_ in self._items(self.models[digest])}
+        return {id for id, *_ in items_there(self.store.objects, self.models[digest])}
 
     def read(self, id: str) -> Buffer:
         """A chunk's bytes, verified."""
@@ -180,16 +180,9 @@ class Rewrite:
         blob = self.store.objects.expect(self.rows[id].oid, "blob")
         return inspect(blob, where=f"chunk {id[:12]}").dtype
 
-    def _items(self, tree: bytes) -> list[tuple[str, bytes, bool]]:
-        """The entries of a model tree; none where it is lost."""
-        try:
-            return list(model_items(self.store.objects, tree))
-        except StoreError:
-            return []
-
     def _model_tree(self, digest: str, tree: bytes) -> tuple[Entry, dict[str, bytes]]:
         """The model tree as it is to be, the model's own chunks and the bases that they need now; and its blobs."""
-        items = self._items(tree)
+        items = items_there(self.store.objects, tree)
         before = {id: oid for id, oid, _ in items}
         deltas = {id for id, _, is_delta in items if is_delta and id not in self.bases}
         own = self.own.get(digest)

@@ -19,7 +19,7 @@ from git_gru.store.manifest import Manifest
 from git_gru.store.packs import Entry, PackWriter
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.store import LONGEST_CHAIN, REF, Store, read_chunk
-from git_gru.store.trees import StoreTree, make_model_tree, model_items
+from git_gru.store.trees import StoreTree, model_items, tree_of, with_bases
 
 Progress = Callable[[int, int], None]
 """Told (done, all) in bytes of packs."""
@@ -69,11 +69,11 @@ def salvage(store: Store, manifests: Iterable[Manifest], progress: Progress | No
         models: dict[str, Entry] = {}
         lost = set()
         for manifest in manifests:
-            needed = _closure(found, manifest.chunks())
+            needed = with_bases(found, manifest.chunks())
             if needed is None:
                 lost.add(manifest.digest)
             else:
-                models[manifest.digest] = _tree(needed)
+                models[manifest.digest] = tree_of(needed)
         kept = {name: tree for name, tree in _intact_models(store, found).items() if name not in models}
         _publish(store, models, kept)
     return Salvaged(frozenset(models) | frozenset(kept), frozenset(lost - kept.keys()))
@@ -141,34 +141,15 @@ def _delta(store: Store, known: Mapping[str, _Blob], blob: _Blob) -> tuple[str, 
         return None
 
 
-def _closure(found: Mapping[str, _Blob], ids: Iterable[str]) -> dict[str, _Blob] | None:
-    """The chunks and their bases; None where one is missing."""
-    needed: dict[str, _Blob] = {}
-    for id in ids:
-        wanted: str | None = id
-        while wanted is not None and wanted not in needed:
-            blob = found.get(wanted)
-            if blob is None:
-                return None
-            needed[wanted] = blob
-            wanted = blob.base
-    return needed
-
-
-def _tree(needed: Mapping[str, _Blob]) -> Entry:
-    deltas = {id for id, blob in needed.items() if blob.base is not None}
-    return make_model_tree({id: blob.oid for id, blob in needed.items()}, deltas)
-
-
 def _intact_models(store: Store, found: Mapping[str, _Blob]) -> dict[str, Entry]:
     """The models of the state as it is, as far as it can be read, of which all chunks are intact."""
     intact: dict[str, Entry] = {}
     with contextlib.suppress(StoreError):
         for name, tree in StoreTree(store.objects, store.tip()).models().items():
             with contextlib.suppress(StoreError):
-                needed = _closure(found, (id for id, *_ in model_items(store.objects, tree)))
+                needed = with_bases(found, (id for id, *_ in model_items(store.objects, tree)))
                 if needed is not None:
-                    intact[name] = _tree(needed)
+                    intact[name] = tree_of(needed)
     return intact
 
 

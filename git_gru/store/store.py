@@ -291,12 +291,6 @@ class Store:
             )
         return header
 
-    def stored_sizes(self, ids: Iterable[str]) -> dict[str, int]:
-        """How many bytes each of these chunks takes in the store; those that it lacks are left out."""
-        self.sync()
-        rows = {id: self.lookup.get(id) for id in ids}
-        return {id: row.stored for id, row in rows.items() if row is not None}
-
     def sync(self) -> None:
         """Brings the lookup cache up to date."""
         try:

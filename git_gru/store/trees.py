@@ -7,8 +7,8 @@ whoever has the tree alone knows which blobs need no other.
 
 import hashlib
 import re
-from collections.abc import Container, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import NamedTuple, Protocol, TypeVar
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer, is_id
@@ -26,6 +26,23 @@ EMPTY_TREE = hashlib.sha1(b"tree 0\0", usedforsecurity=False).digest()
 
 class TreeError(StoreError):
     """A tree of the store that is not as docs/format.md says."""
+
+
+class KeptChunk(Protocol):
+    """How a chunk is kept."""
+
+    @property
+    def oid(self) -> bytes:
+        """Its blob's object id."""
+        ...
+
+    @property
+    def base(self) -> str | None:
+        """The id of its base, None for a plain one."""
+        ...
+
+
+K = TypeVar("K", bound=KeptChunk)
 
 
 class TreeItem(NamedTuple):
@@ -99,6 +116,34 @@ def model_items(objects: Objects, tree: bytes) -> Iterator[tuple[str, bytes, boo
         if item.mode not in (BLOB_MODE, DELTA_MODE) or not is_id(name):
             raise TreeError(f"{where}: {name!r} is not a chunk", hint=REPAIR)
         yield name, item.oid, item.mode == DELTA_MODE
+
+
+def items_there(objects: Objects, tree: bytes) -> list[tuple[str, bytes, bool]]:
+    """As `model_items`; nothing where the tree is missing or damaged."""
+    try:
+        return list(model_items(objects, tree))
+    except StoreError:
+        return []
+
+
+def with_bases(chunks: Mapping[str, K], ids: Iterable[str]) -> dict[str, K] | None:
+    """Those of `chunks` with these ids, and the bases that they need; None where one is not among them."""
+    needed: dict[str, K] = {}
+    for id in ids:
+        wanted: str | None = id
+        while wanted is not None and wanted not in needed:
+            chunk = chunks.get(wanted)
+            if chunk is None:
+                return None
+            needed[wanted] = chunk
+            wanted = chunk.base
+    return needed
+
+
+def tree_of(chunks: Mapping[str, KeptChunk]) -> Entry:
+    """The model tree of chunks that are kept like this."""
+    deltas = {id for id, chunk in chunks.items() if chunk.base is not None}
+    return make_model_tree({id: chunk.oid for id, chunk in chunks.items()}, deltas)
 
 
 class StoreTree:

@@ -454,7 +454,6 @@ def test_a_reader_that_read_the_reference_just_before(
         lambda reader: len(reader.models()) == 4,
         lambda reader: reader.chunk(manifests[0].chunks()[0]),
         lambda reader: reader.header(manifests[0]),
-        lambda reader: reader.stored_sizes(manifests[0].chunks()),
         lambda reader: reader.tensor(manifests[0], "w").__next__(),
     ]
     for act in acts:
