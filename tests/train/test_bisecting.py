@@ -215,7 +215,7 @@ def test_its_json(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     def evaluate(repo: Any, names: list[str], **options: Any) -> list[Any]:
         return [SimpleNamespace(metrics=history.measure(name)) for name in names]
 
-    monkeypatch.setattr("git_gru.train.evaluate.evaluate", evaluate)
+    monkeypatch.setattr("git_gru.cli.bisect.evaluate", evaluate)
     monkeypatch.chdir(history.work.path)
     words = ["HEAD~2", "HEAD", "--metric", "val_loss", "--above", "2", "--json"]
     done = CliRunner().invoke(command, words)

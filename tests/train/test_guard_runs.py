@@ -13,10 +13,10 @@ import torch
 
 from git_gru.runs.metrics import EventWriter, parse_events
 from git_gru.runs.trailers import parse_checkpoint
-from git_gru.train.corpus import prepare
 from git_gru.train.engine import Engine
 from git_gru.train.guard import DivergedError
 from git_gru.train.job import Job
+from git_gru.train.launch import prepare_data
 from git_gru.train.plan import read_recipe
 from git_gru.train.recorder import CommitRecorder
 from git_gru.train.world import World
@@ -34,10 +34,9 @@ def job(project: Any, tmp_path: Path) -> Callable[..., Job]:
         repo = project.work.repository
         source = project.git("rev-parse", "HEAD").strip()
         recipe = read_recipe(repo, source, "gru.toml", ("launch.nproc=1", *overrides))
-        prepare(repo, source, recipe.data, tmp_path)
         return Job(
             run="r", folder=tmp_path, repository=repo.top, source=source, ref="refs/heads/gru/r", parent_model=None,
-            recipe=recipe,
+            recipe=recipe, architecture=prepare_data(repo, source, recipe, None, tmp_path),
         )  # fmt: skip
 
     return make
