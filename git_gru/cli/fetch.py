@@ -4,6 +4,7 @@ import dataclasses
 
 import click
 
+from git_gru.cli.paths import PathsBehindDashes, pathspecs
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
 from git_gru.git.fetching import Wanted, branch_tips, fetch, fetch_tensors
@@ -11,7 +12,7 @@ from git_gru.git.repository import Repository
 from git_gru.store.bring import Brought
 
 
-@click.command("fetch", short_help="Bring models of commits into the store.")
+@click.command("fetch", cls=PathsBehindDashes, short_help="Bring models of commits into the store.")
 @click.argument("revisions", metavar="[REV]...", nargs=-1)
 @click.option(
     "--all", "every", is_flag=True, help="The models that any branch reaches, in all of its history."
@@ -20,8 +21,8 @@ from git_gru.store.bring import Brought
     "--path",
     "paths",
     multiple=True,
-    metavar="PATTERN",
-    help="Only models whose path matches; may be repeated.",
+    metavar="PATH",
+    help="Only models at or below PATH (or that it matches), as after --; may be repeated.",
 )
 @click.option(
     "--tensor",
@@ -31,8 +32,14 @@ from git_gru.store.bring import Brought
     help="Only tensors whose name matches; may be repeated.",
 )
 @json_option
+@click.pass_context
 def command(
-    revisions: tuple[str, ...], every: bool, paths: tuple[str, ...], tensors: tuple[str, ...], as_json: bool
+    ctx: click.Context,
+    revisions: tuple[str, ...],
+    every: bool,
+    paths: tuple[str, ...],
+    tensors: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Bring the models in the commits REV (default HEAD) into the store; the worktree stays as it is.
 
@@ -44,7 +51,9 @@ def command(
     """
     repo = Repository.find()
     wanted = Wanted(
-        revisions=branch_tips(repo) if every else revisions or ("HEAD",), paths=paths, history=every
+        revisions=branch_tips(repo) if every else revisions or ("HEAD",),
+        paths=pathspecs(ctx, repo, paths),
+        history=every,
     )
     if tensors:
         count = fetch_tensors(repo, wanted, tensors)

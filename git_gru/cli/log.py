@@ -1,34 +1,19 @@
 """`git gru log`."""
 
 import itertools
-import os
 import time
-from pathlib import Path
 
 import click
 
+from git_gru.cli.paths import PathsBehindDashes, pathspecs
 from git_gru.cli.render import emit_json, human_number, human_size, json_option, line, table
 from git_gru.git.changes import PathChange
 from git_gru.git.inspect import LogEntry, model_log
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
 
-_PATHS = "git_gru.cli.log.paths"
 
-
-class _PathsBehindDashes(click.Command):
-    """A command whose `--` divides revisions from paths, as in Git; click alone would join the two."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        at = args.index("--") if "--" in args else len(args)
-        ctx.meta[_PATHS] = args[at + 1 :]
-        return super().parse_args(ctx, args[:at])
-
-    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        return [*super().collect_usage_pieces(ctx), "[-- PATH…]"]
-
-
-@click.command("log", cls=_PathsBehindDashes, short_help="List the commits that touch models.")
+@click.command("log", cls=PathsBehindDashes, short_help="List the commits that touch models.")
 @click.argument("rev", default="HEAD")
 @click.option("-n", "--max-count", type=click.IntRange(min=1), help="Show at most this many commits.")
 @json_option
@@ -46,19 +31,13 @@ def command(ctx: click.Context, rev: str, max_count: int | None, as_json: bool) 
     repo = Repository.find()
     if ".." not in rev:
         resolve_commit(repo, rev)
-    paths = [_pathspec(repo, path) for path in ctx.meta[_PATHS]]
-    entries = list(itertools.islice(model_log(repo, [rev], paths), max_count))
+    entries = list(itertools.islice(model_log(repo, [rev], pathspecs(ctx, repo)), max_count))
     if as_json:
         emit_json([_json(entry) for entry in entries])
     elif not entries:
         line(f"no commit in {rev} touches a model")
     else:
         _show(entries)
-
-
-def _pathspec(repo: Repository, path: str) -> str:
-    """`path`, given from the user's folder, for a git that runs at the worktree's top."""
-    return path if path.startswith(":") else os.path.relpath(Path.cwd() / path, repo.top)
 
 
 def _models(entry: LogEntry) -> dict[str, str]:

@@ -77,13 +77,19 @@ def model_history(repo: Repository, stamps: Stamps) -> History:
 
 
 def versions(
-    repo: Repository, blobs: ManifestBlobs, commits: Sequence[str], *, all_refs: bool
+    repo: Repository,
+    blobs: ManifestBlobs,
+    commits: Sequence[str],
+    *,
+    all_refs: bool = False,
+    paths: Sequence[str] = (),
 ) -> Iterator[Version]:
     """Every version that a commit reachable from `commits` (and from all refs) made or replaced, newest first.
 
-    A version comes as often as commits touch it. (As replaced too: where history is shallow, nothing shows it being made.)
+    With `paths` (pathspecs) only those there, of merged branches too. A version comes as often as commits touch it. (As replaced
+    too: where history is shallow, nothing shows it being made.)
     """
-    changes = _changes(repo, commits, all_refs=all_refs)
+    changes = _changes(repo, commits, paths, all_refs=all_refs)
     while some := list(islice(changes, _AT_ONCE)):
         digests = blobs.sort(name for *_, name, _ in some).digests
         for commit, path, name, is_made in some:
@@ -93,15 +99,15 @@ def versions(
 
 
 def _changes(
-    repo: Repository, commits: Sequence[str], *, all_refs: bool
+    repo: Repository, commits: Sequence[str], paths: Sequence[str], *, all_refs: bool
 ) -> Iterator[tuple[str, str, str, bool]]:
     """(commit, path, blob, whether it came or went) of everything that commits changed, newest first."""
     listed = lines(
         "log", "-z", "--raw", "--no-abbrev", "--no-renames", "--root", "--topo-order", "--diff-merges=first-parent",
-        "--no-show-signature", "--no-notes", "--format=%x02%H", *(ALL_REFS if all_refs else ()), "--stdin",
+        "--no-show-signature", "--no-notes", "--full-history", "--format=%x02%H", *(ALL_REFS if all_refs else ()), "--stdin",
         cwd=repo.top,
         env=repo.environment,
-        input="".join(f"{commit}\n" for commit in commits).encode(),
+        input="".join(f"{word}\n" for word in (*commits, "--", *paths)).encode("utf-8", "surrogateescape"),
         end=b"\0",
     )  # fmt: skip
     commit = ""

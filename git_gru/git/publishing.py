@@ -13,11 +13,12 @@ from git_gru.errors import InputError
 from git_gru.git.changes import changes
 from git_gru.git.confirmed import Confirmed, read_confirmed, write_confirmed
 from git_gru.git.git_remote import Tell
-from git_gru.git.history import model_history
+from git_gru.git.history import model_history, versions
 from git_gru.git.manifests import ManifestBlobs
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
 from git_gru.git.run import lines
+from git_gru.git.selection import PATHS_HINT, NothingMatchesError
 from git_gru.git.sources import absolute, push_remote, push_url, push_urls
 from git_gru.store.manifest import Manifest
 from git_gru.store.publish import Progress, Published, publish, republish
@@ -64,12 +65,13 @@ class _Named(NamedTuple):
 def pushed_models(
     repo: Repository, stamps: Stamps, new: Sequence[str], known: Sequence[str] = (), paths: Sequence[str] = ()
 ) -> PushedModels:
-    """The models of `paths` (default: all) that commits reachable from `new` have and those from `known` do not.
+    """The models that commits reachable from `new` have and those from `known` do not, or all those at `paths` (as for git log).
 
-    Commits in `known` may be missing here.
+    Commits in `known` may be missing here. Raises `NothingMatchesError` where no model is at `paths`.
     """
     blobs = ManifestBlobs(repo, stamps)
-    return _models(repo, blobs, new, list(_named(repo, blobs, new, known, paths)))
+    named = _named_at(repo, blobs, new, paths) if paths else list(_named(repo, blobs, new, known))
+    return _models(repo, blobs, new, named)
 
 
 def _models(
@@ -95,11 +97,27 @@ def _models(
     )
 
 
+def _named_at(
+    repo: Repository, blobs: ManifestBlobs, new: Sequence[str], paths: Sequence[str]
+) -> list[_Named]:
+    """The manifests that `new` reaches at `paths`, of newer commits first. Raises `NothingMatchesError` where there is none.
+
+    (rev-list would name each object at one of its paths only, and look for no pattern in folders.)
+    """
+    found = [_Named(v.path, v.digest, v.name) for v in versions(repo, blobs, new, paths=paths)] if new else []
+    if not found:
+        raise NothingMatchesError(
+            f"no model that these commits reach is at {', '.join(paths)}",
+            hint=PATHS_HINT,
+        )
+    return found
+
+
 def _named(
-    repo: Repository, blobs: ManifestBlobs, new: Sequence[str], known: Sequence[str], paths: Sequence[str]
+    repo: Repository, blobs: ManifestBlobs, new: Sequence[str], known: Sequence[str] = ()
 ) -> Iterator[_Named]:
     """The manifests that `new` reaches and `known` does not, of newer commits first."""
-    objects = _objects(repo, [*new, *(f"^{commit}" for commit in known), "--", *paths]) if new else iter(())
+    objects = _objects(repo, [*new, *(f"^{commit}" for commit in known)]) if new else iter(())
     while some := list(islice(objects, _AT_ONCE)):
         found = blobs.sort(blob for blob, path in some if path).digests
         for name, path in some:
@@ -111,7 +129,7 @@ def _named(
 def _objects(repo: Repository, revisions: Sequence[str], *options: str) -> Iterator[tuple[str, str]]:
     """(id, path) of the objects that `revisions` reach, of newer commits first; commits have no path."""
     listed = lines(
-        "rev-list", "--objects", "--full-history", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
+        "rev-list", "--objects", "--missing=allow-promisor", "--ignore-missing", "--stdin", *options,
         cwd=repo.top,
         env=repo.environment,
         input="\n".join([*revisions, ""]).encode("utf-8", "surrogateescape"),
@@ -161,7 +179,7 @@ def publish_revisions(
 ) -> Published:
     """Publishes all models of `paths` (default: all) that these commits reach to the remote `name`, at all of its push addresses.
 
-    Raises `UnknownRemoteError` and what `publish` raises.
+    Raises `NothingMatchesError`, `UnknownRemoteError` and what `publish` raises.
     """
     done = [_publish(repo, name, url, revisions, paths, tell, progress) for url in push_urls(repo, name)]
     return Published(
@@ -213,8 +231,10 @@ def _publish(
     store = repo.store()
     try:
         blobs = ManifestBlobs(repo, store.stamps)
-        known = read_confirmed(repo, url)
-        named = list(_named(repo, blobs, tips, known.commits, paths))
+        known = Confirmed() if paths else read_confirmed(repo, url)
+        named = (
+            _named_at(repo, blobs, tips, paths) if paths else list(_named(repo, blobs, tips, known.commits))
+        )
         if not named and not known.models:
             return Published(0, 0, 0)
         remote = push_remote(repo, name, url, store, tell)
@@ -222,7 +242,7 @@ def _publish(
             state, held = _held(store, remote)
             if not known.models <= held:
                 known = Confirmed()
-                named = list(_named(repo, blobs, tips, (), paths))
+                named = list(_named(repo, blobs, tips))
             models = _models(repo, blobs, tips, named, held)
             done = publish(
                 store,

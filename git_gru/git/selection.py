@@ -1,4 +1,4 @@
-"""Selection: which models are brought to this machine, by path; and which of their tensors, by name.
+"""Selection: which models checkouts bring to this machine, by path; and which of their tensors a command wants, by name.
 
 Patterns are shell patterns. One with a slash is matched against the whole path, one without against single names; a pattern that
 names a folder takes all below it. `gru.fetchInclude` and `gru.fetchExclude` hold them, separated by commas, for checkouts: a
@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+from git_gru.errors import InputError
 from git_gru.git.repository import Repository
+
+PATHS_HINT = "Paths and patterns are as for git log: from your folder, and '*NAME' for any folder below it"
+
+
+class NothingMatchesError(InputError):
+    """No model, or no tensor, is what the user asked for."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -383,6 +383,41 @@ def test_fetch_prefetch_and_push(pushed, hub, tmp_path, at, make_arrays):
     assert json.loads(pushed.gru("push", "other", "side", "--json").stdout)["models"] == 0
 
 
+def test_paths_mean_the_same_everywhere(pushed, hub, tmp_path, at, make_arrays):
+    """Of one commit and of all history, by --path and behind --, from the top and from a folder; no match is a 1."""
+    pushed.git("mv", MODEL, "a.safetensors")
+    pushed.write("sub/n.safetensors", make_arrays(9))
+    pushed.commit("two models")
+    pushed.git("push", "-q")
+    pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"), env={"GIT_GRU_SKIP_SMUDGE": "1"})
+    clone, folder = at(tmp_path / "clone"), at(tmp_path / "clone/sub")
+    wanted = {digest_at(clone, "HEAD:sub/n.safetensors")}
+    good = [
+        (clone, "sub/n.safetensors"),
+        (clone, "sub"),
+        (clone, "*n.safetensors"),
+        (folder, "n.safetensors"),
+    ]
+    for number, (work, path) in enumerate(good):
+        options = [["--path", path], ["--all", "--path", path], ["--", path], ["--all", "HEAD", "--", path]][
+            number
+        ]
+        ran = work.gru("fetch", "--json", *options)
+        assert json.loads(ran.stdout)["models"] == (1 if number == 0 else 0), ran.stderr
+        assert local_models(clone) == wanted
+    second = new_hub(tmp_path / "second.git")
+    clone.git("remote", "add", "second", str(second))
+    for work, path in good:
+        assert work.gru("push", "second", "HEAD", "--", path).returncode == 0
+        assert models_in(second, clone.repository.store()) == wanted
+    for verb in (["fetch"], ["fetch", "--all"], ["push", "second"]):
+        for work, path in ((clone, "n.safetensors"), (folder, "sub"), (clone, ".gitattributes")):
+            ran = work.gru(*verb, "--path", path)
+            assert ran.returncode == 1, ran.stderr
+            assert b"is at" in ran.stderr
+    assert clone.gru("fetch", "--tensor", "nothing.*").returncode == 1
+
+
 def test_a_hub_that_was_fed_version_by_version_is_repacked(repo, hub, everywhere, tmp_path, at, make_arrays):
     files, base = [], make_arrays(0, hidden=256)
     repo.git("remote", "add", "origin", str(hub))
