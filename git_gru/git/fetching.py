@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from git_gru.git.git_remote import Tell
+from git_gru.git.missing import naming_commits
 from git_gru.git.publishing import pushed_models
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader, resolve_commit
@@ -40,7 +41,9 @@ def fetch(
     """Brings the models wanted into the store. Raises `NothingMatchesError`, and what `bring` and `resolve_commit` raise."""
     store = repo.store()
     try:
-        return bring(store, sources(repo, store, tell), _manifests(repo, store, wanted), progress)
+        models = _manifests(repo, store, wanted)
+        with naming_commits(repo, models):
+            return bring(store, sources(repo, store, tell), models, progress)
     finally:
         store.close()
 
@@ -58,7 +61,7 @@ def fetch_tensors(
         for manifest in _manifests(repo, store, wanted):
             names = [name for name in manifest.tensors if matches(name, patterns)]
             if names:
-                part = locate(store, sources(repo, store, tell), manifest)
+                part = _locate(repo, store, manifest, tell)
                 part.ensure(id for name in names for id in manifest.tensors[name].chunks)
                 count += len(names)
     finally:
@@ -70,8 +73,12 @@ def fetch_tensors(
 
 def part_of(repo: Repository, manifest: Manifest, tell: Tell | None = None) -> Part:
     """The model for reading single chunks, wherever it is. Raises `ModelMissingError`, `RemoteError`."""
-    store = repo.store()
-    return locate(store, sources(repo, store, tell), manifest)
+    return _locate(repo, repo.store(), manifest, tell)
+
+
+def _locate(repo: Repository, store: Store, manifest: Manifest, tell: Tell | None) -> Part:
+    with naming_commits(repo, [manifest]):
+        return locate(store, sources(repo, store, tell), manifest)
 
 
 def _manifests(repo: Repository, store: Store, wanted: Wanted) -> list[Manifest]:

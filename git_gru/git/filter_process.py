@@ -34,7 +34,7 @@ from git_gru.git.repository import Repository
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest, is_manifest, parse_manifest
 from git_gru.store.restore import restore
-from git_gru.store.store import Store
+from git_gru.store.store import ModelMissingError, Store
 
 if TYPE_CHECKING:
     from git_gru.git.selection import Selection
@@ -153,7 +153,7 @@ class _Session:
         except (EndOfStreamError, BrokenPipeError):
             raise
         except Exception as error:
-            self._reporter.failed(path, error)
+            self._reporter.failed(path, _with_commit(error, request.get("treeish", "")))
             content.drain()
             self._writer.lines("status=error")
             return
@@ -307,3 +307,10 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     except (ImportError, AttributeError, OSError):
         pass
+
+
+def _with_commit(error: Exception, treeish: str) -> Exception:
+    """The error, saying which commit (or tree) Git is checking out, where a model of it is missing."""
+    if not (isinstance(error, ModelMissingError) and treeish):
+        return error
+    return ModelMissingError(f"{error}; needed for {treeish[:10]}", hint=error.hint, digests=error.digests)

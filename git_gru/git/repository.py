@@ -127,10 +127,12 @@ class Repository:
         store = Store.open(self.gru_dir)
 
         def supply(manifests: "Sequence[Manifest]") -> None:
+            from git_gru.git.missing import naming_commits
             from git_gru.git.sources import sources
             from git_gru.store.bring import bring
 
-            bring(store, sources(self, store), manifests)
+            with naming_commits(self, manifests):
+                bring(store, sources(self, store), manifests)
 
         store.supply = supply
         return store

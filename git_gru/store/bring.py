@@ -236,6 +236,7 @@ def _nowhere(store: Store, digests: Sequence[str], tried: Sequence[str]) -> Mode
         f"the {which} neither in the store {store.folder} nor in a remote "
         f"(tried: {', '.join(tried) or 'there is no remote'})",
         hint=_NOWHERE,
+        digests=digests,
     )
 
 

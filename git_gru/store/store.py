@@ -65,7 +65,11 @@ class ChunkMissingError(StoreError):
 
 
 class ModelMissingError(StoreError):
-    """A manifest whose model is not in the store."""
+    """Manifests whose models are not in the store, nor (`digests`, if it was asked) in any remote."""
+
+    def __init__(self, message: str, *, hint: str | None = None, digests: Iterable[str] = ()) -> None:
+        super().__init__(message, hint=hint)
+        self.digests = frozenset(digests)
 
 
 class Store:

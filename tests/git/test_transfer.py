@@ -216,6 +216,14 @@ def test_models_that_are_nowhere_stop_the_push_with_their_names(pushed, hub, tmp
     assert digest_at(clone, f"HEAD~1:{MODEL}")[:12] in said
     refs = subprocess.run(["git", "-C", str(second), "for-each-ref"], capture_output=True, check=True)
     assert b"refs/heads/main" not in refs.stdout
+    commits = {rev: clone.git("rev-parse", rev).strip()[:10] for rev in ("HEAD~2", "HEAD~1")}
+    assert all(f"{MODEL} in commit {commit}" in said for commit in commits.values())
+    for verb in (["fetch", "HEAD~1"], ["fetch", "--tensor", "*", "HEAD~1"], ["push", "second"]):
+        told = clone.gru(*verb)
+        assert told.returncode == 5
+        assert f"{MODEL} in commit {commits['HEAD~1']}" in told.stderr.decode()
+    checked_out = clone.run("git", "checkout", "HEAD~1")
+    assert f"needed for {commits['HEAD~1']}" in checked_out.stderr.decode()
 
 
 # ---- kinds of clones and places ------------------------------------------------------------------------------------------
