@@ -11,10 +11,10 @@ from pathlib import Path
 from git_gru.errors import StoreError
 from git_gru.git.git_remote import GitRemote, Tell
 from git_gru.git.run import Environment
-from git_gru.store.objects import ObjectDamagedError, Objects
+from git_gru.store.objects import REPAIR, ObjectDamagedError, Objects
 from git_gru.store.packs import KINDS, Entry, Kind, PackWriter, make_entry
 from git_gru.store.pipeline import ordered_map
-from git_gru.store.remote import RemoteError
+from git_gru.store.remote import NOT_OURS, RemoteError
 from git_gru.store.store import REF, Store, read_ref
 from git_gru.store.trees import TREE_MODE, model_blobs, parse_tree, root_of
 
@@ -131,5 +131,6 @@ class LocalRemote(GitRemote):
         return entry
 
     def _failed(self, what: str, error: Exception) -> RemoteError:
-        hint = error.hint if isinstance(error, ObjectDamagedError) else None
+        hint = NOT_OURS if isinstance(error, StoreError) and error.hint == REPAIR else None
+        hint = error.hint if hint is None and isinstance(error, ObjectDamagedError) else hint
         return RemoteError(f"the remote {self.name} ({self.url}) {what}: {error}", hint=hint)

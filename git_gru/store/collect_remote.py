@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from git_gru.store.packs import PackWriter
 from git_gru.store.publish import MOST_TRIES, republish
-from git_gru.store.remote import Remote, RemoteError
+from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import Store
 from git_gru.store.trees import StoreTree
 
@@ -34,8 +34,9 @@ def collect_remote(
     with store.locked(alone=False):
         for _ in range(MOST_TRIES):
             tip = remote.look()
-            state = StoreTree(store.objects, tip)
-            unneeded = state.models().keys() - needed
+            with blamed(remote):
+                state = StoreTree(store.objects, tip)
+                unneeded = state.models().keys() - needed
             due = {d for d in unneeded & state.unneeded.keys() if state.unneeded[d] + grace <= now}
             # A mark keeps its time whatever the clock says now: one that went backwards must not make it older
             marks = {digest: state.unneeded.get(digest, now) for digest in unneeded}

@@ -16,7 +16,7 @@ from typing import Protocol
 from git_gru.errors import GruError, StoreError
 from git_gru.store.objects import REPAIR
 
-_NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
+NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 
 
 class RemoteError(GruError):
@@ -70,5 +70,5 @@ def blamed(remote: Remote) -> Iterator[None]:
     except StoreError as error:
         ours = error.hint if error.hint != REPAIR else None
         raise RemoteError(
-            f"what the remote {remote.name} keeps is not right: {error}", hint=ours or _NOT_OURS
+            f"what the remote {remote.name} keeps is not right: {error}", hint=ours or NOT_OURS
         ) from error

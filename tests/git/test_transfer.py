@@ -625,6 +625,21 @@ def test_a_colleagues_working_repository_over_ssh(repo, over_ssh, everywhere, tm
     assert at(tmp_path / "clone").read(MODEL) == repo.read(MODEL)
 
 
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_hub_whose_store_is_no_commit_is_not_to_be_mended_here(pushed, hub, scheme):
+    """As a folder, and by git's own transport."""
+    tree = pushed.git("rev-parse", "HEAD^{tree}").strip()
+    subprocess.run(["git", "-C", str(hub), "update-ref", "refs/gru/store", tree], check=True)
+    pushed.git("remote", "set-url", "origin", f"{scheme}{hub}")
+    if scheme:
+        (hub / "reftable").mkdir()  # what only git may read is not read as a folder
+    for verb in (["push", "origin"], ["gc", "--remote", "origin"], ["repack", "--remote", "origin"]):
+        told = pushed.gru(*verb)
+        assert told.returncode == 5, told.stderr
+        assert b"origin" in told.stderr
+        assert b"git gru repair" not in told.stderr
+
+
 def test_a_hub_that_is_gone_is_a_sentence(pushed, hub, tmp_path, at):
     pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"))
     clone = at(tmp_path / "clone")
