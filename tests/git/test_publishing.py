@@ -216,7 +216,7 @@ def test_a_further_push_walks_what_is_new(pushed, make_arrays, monkeypatch):
         pushed.repository, "origin", url, [publishing.RefUpdate(local=head, ref="refs/heads/main")]
     )
     assert done.models == 1
-    assert walked[0] == [head, f"^{before}", "--"]
+    assert walked[0] == [head, f"^{before}"]
 
 
 def test_damaged_notes_of_a_remote_are_as_none(pushed, make_arrays):
