@@ -130,6 +130,7 @@ class _Session:
         self._hooks_offered = True
         if is_settled(self._repository):
             return
+        self._repository.require_sha1()
         try:
             for change in offer(self._repository):
                 if change.kept is not None:

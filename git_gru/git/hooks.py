@@ -162,13 +162,13 @@ def staged_models(repo: Repository) -> dict[str, StagedModel]:
     listed = repo.git("diff-index", "--cached", "--diff-filter=d", "-z", against, "--", "*.safetensors")
     fields = listed.decode("utf-8", "surrogateescape").split("\0")
     blobs = {path: meta.split(" ")[2:4] for meta, path in zip(fields[::2], fields[1::2], strict=False)}
-    reader = ModelReader(repo)
+    reader, lenient = ModelReader(repo), ModelReader(repo, skip_unreadable=True)
     found = {}
     for path in with_filter(repo, list(blobs)):
         old, new = blobs[path]
         manifest = reader.manifest(new, path)
         if manifest is not None:
-            found[path] = StagedModel(manifest, reader.manifest(old, path) if old.strip("0") else None)
+            found[path] = StagedModel(manifest, lenient.manifest(old, path) if old.strip("0") else None)
     return found
 
 

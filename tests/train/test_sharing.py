@@ -47,7 +47,6 @@ def test_a_remote_that_comes_and_goes_is_told_of_once(
     plan = make_plan(repo, Request(push="origin"))
     write_record(repo, first_record(plan), b"", {})
     job = job_of(repo, plan)
-    job.folder.mkdir(parents=True)
 
     def told() -> list[tuple[int, str]]:
         events = parse_events(job.events.read_bytes()) if job.events.exists() else []
