@@ -26,6 +26,7 @@ bench: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check zipnn z4ai
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.scale
+	$(BIN)/python -m benchmarks.training
 
 fmt: .venv/ready
 	$(BIN)/ruff check --fix .

@@ -163,8 +163,7 @@ class Guard:
         mine[:, 0] = self._losses[:count].double().cpu()
         mine[:, 1] = torch.tensor(self._terms, dtype=torch.float64)
         mine[:, 2] = torch.linalg.vector_norm(self._norms[:count].double(), dim=1).cpu()
-        largest = torch.stack(list(torch._foreach_norm(self._parameters, math.inf)))
-        broken = (~largest.isfinite()).double().cpu()
+        broken = torch.stack([_broken(parameter) for parameter in self._parameters]).double().cpu()
         self._world.add_up(seen)
         self._world.add_up(broken)
         return seen, [name for name, bad in zip(self._names, broken.tolist(), strict=True) if bad]
@@ -204,3 +203,12 @@ class Guard:
         """Empties the buffer."""
         self._steps.clear()
         self._terms.clear()
+
+
+def _broken(weights: torch.Tensor) -> torch.Tensor:
+    """Whether not all of the weights are numbers: bool [], on their device.
+
+    By minimum and maximum, which a NaN or an infinity comes through: on a CPU they take a twentieth of the time of the
+    infinity norm, and nothing overflows in them as it may in the other norms.
+    """
+    return ~torch.stack(torch.aminmax(weights.detach())).isfinite().all()

@@ -90,15 +90,24 @@ def test_gradients_that_are_no_numbers(bad: float) -> None:
     assert incident.gradient_norms == {"weight": None, "bias": None}
 
 
-def test_weights_that_are_no_numbers_are_named() -> None:
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+def test_weights_that_are_no_numbers_are_named(value: float) -> None:
     bench = Bench()
     bench.take(1.0)
     bench.guard.saw(2, torch.tensor(1.0), 1, bench.guard.gradient_norms())
     with torch.no_grad():
-        bench.network.bias[1] = INF
+        bench.network.bias[1] = value
     incident = bench.incident(bench.guard.check)
     assert (incident.kind, incident.step) == ("weights", 2)
     assert "bias" in incident.message
+
+
+def test_weights_near_the_end_of_their_range_are_numbers() -> None:
+    bench = Bench()
+    with torch.no_grad():
+        bench.network.weight.fill_(torch.finfo(torch.float32).max)
+    bench.take(1.0, 1.0, 1.0, 1.0, 1.0)
+    assert bench.step == 5
 
 
 def test_a_lasting_spike_counts_and_the_first_of_its_steps_is_the_cause() -> None:
