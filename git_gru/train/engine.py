@@ -111,6 +111,7 @@ class Engine:
                     self._after_step(step, last=stopping or step == end)
                 except DivergedError as error:
                     step = self._guard.recover(error, step)
+                    self._task.carried = {}  # it comes from the batches that are left out, and may be NaN
                     self._meter = self._fresh_meter()
 
     def _after_step(self, step: int, *, last: bool) -> None:

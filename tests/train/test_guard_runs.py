@@ -19,6 +19,7 @@ from git_gru.train.job import Job
 from git_gru.train.launch import prepare_data
 from git_gru.train.plan import read_recipe
 from git_gru.train.recorder import CommitRecorder
+from git_gru.train.tasks.language_model import LanguageModelTask
 from git_gru.train.world import World
 
 pytestmark = pytest.mark.slow
@@ -83,6 +84,24 @@ def test_a_batch_that_makes_the_loss_nan_is_left_out(project: Any, job: Callable
     assert infos[2] is not None
     assert infos[0] is not None
     assert infos[2].metrics["val_loss"] < infos[0].metrics["val_loss"]
+
+
+def test_a_carried_state_that_is_nan_is_not_carried_over_a_rollback(
+    project: Any, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, calls = LanguageModelTask.loss, 0
+
+    def loss(self: LanguageModelTask, network: torch.nn.Module, batch: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        found = real(self, network, batch)
+        if calls == 5:
+            self.carried["state"] = self.carried["state"] * float("nan")
+        return found
+
+    monkeypatch.setattr(LanguageModelTask, "loss", loss)
+    planned = job("train.steps=9", "guard.on_divergence=rollback", "data.stateful=true")
+    assert len(train(project, planned, lambda n, found: found)) == 12
 
 
 @pytest.mark.parametrize(
