@@ -13,7 +13,7 @@ from benchmarks.filling import emptied
 from benchmarks.http_hub import serving
 from benchmarks.lfs_hub import LfsHandler
 from benchmarks.peers import MODEL
-from benchmarks.tables import heading, table
+from benchmarks.tables import heading, run_parts, table
 
 
 def by_versions(work: Path, rounds: int, sizes: tuple[int, ...]) -> None:
@@ -131,10 +131,7 @@ def main() -> None:
     }
     history.make(work / "history")
     heading()
-    only = set(options.only.split(",")) if options.only else None
-    for name, part in parts.items():
-        if only is None or name in only:
-            part()
+    run_parts(parts, options.only)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import choices, codecs, history, memory
 from benchmarks.peers import Repository, available
-from benchmarks.tables import heading, table
+from benchmarks.tables import heading, run_parts, table
 from git_gru.store.columns import DEPTH
 
 TOOLS = ("git-gru", "git-lfs", "git")
@@ -173,8 +173,7 @@ def main() -> None:
     options = parser.parse_args()
     work = options.work.absolute()
     models = work / "history"
-    only = set(options.only.split(",")) if options.only else None
-    if only is None or only - {"startup", "memory"}:
+    if not options.only or set(options.only.split(",")) - {"startup", "memory"}:
         history.make(models)
     tools = [tool for tool in TOOLS if available(tool)]
     heading()
@@ -192,9 +191,7 @@ def main() -> None:
         "startup": startup,
         "memory": lambda: options.quick or memory_use(work, 64),
     }
-    for name, part in parts.items():
-        if only is None or name in only:
-            part()
+    run_parts(parts, options.only)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 
 def heading() -> None:
@@ -13,6 +13,14 @@ def heading() -> None:
     cores = len(os.sched_getaffinity(0))
     print(f"{datetime.date.today()}, {platform.machine()}, {cores} cores, Python {platform.python_version()}")
     print(subprocess.run(["git", "--version"], capture_output=True, text=True, check=True).stdout.strip())
+
+
+def run_parts(parts: Mapping[str, Callable[[], object]], only: str | None) -> None:
+    """Runs all parts, or those that `only` names (separated by commas)."""
+    wanted = only.split(",") if only else parts
+    for name, part in parts.items():
+        if name in wanted:
+            part()
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:

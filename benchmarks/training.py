@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.bare import TURN, turns
 from benchmarks.runs import LARGE, SMALL, Project, Size, spread
-from benchmarks.tables import heading, table
+from benchmarks.tables import heading, run_parts, table
 from git_gru.runs.metrics import Event
 
 INTERVAL_SECONDS = 30.0
@@ -128,10 +128,7 @@ def main() -> None:
         "throughput": lambda: throughput(work, 10 if quick else 30, threads),
     }
     heading()
-    only = set(options.only.split(",")) if options.only else None
-    for name, part in parts.items():
-        if only is None or name in only:
-            part()
+    run_parts(parts, options.only)
 
 
 if __name__ == "__main__":
