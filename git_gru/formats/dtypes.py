@@ -30,6 +30,13 @@ class DType(NamedTuple):
         """Whether the codec rotates elements left by one bit, so that a float's exponent fills the top byte."""
         return self.kind == "float" and self.bits >= 8
 
+    @property
+    def nonfinite_tops(self) -> bytes:
+        """The top bytes, so rotated, that a NaN or an infinity may have: all bits of the exponent set (IEEE 754), in the narrow
+        formats also of the mantissa, or the sign alone (OCP 8-bit floating point specification). Empty where there is none.
+        """
+        return _NONFINITE_TOPS.get(self.name, b"\xff") if self.rotated else b""
+
 
 DTYPES: dict[str, DType] = {
     dtype.name: dtype
@@ -57,6 +64,15 @@ DTYPES: dict[str, DType] = {
         DType("I64", 64, "int"),
         DType("U64", 64, "int"),
     )
+}
+
+_NONFINITE_TOPS = {
+    "F16": bytes(range(0xF8, 0x100)),
+    "F8_E5M2": bytes(range(0xF8, 0x100)),
+    "F8_E4M3": b"\xfe\xff",
+    "F8_E4M3FNUZ": b"\x01",
+    "F8_E5M2FNUZ": b"\x01",
+    "F8_E8M0": b"",  # scales
 }
 
 

@@ -1,14 +1,12 @@
 """Whether a model's weights are all numbers: what the pre-commit hook asks about the models of a commit.
 
-Only chunks that an earlier version does not have are looked at, and of a plain F32 or BF16 chunk only the plane that holds
-the exponents: a number is NaN or infinite when all bits of its exponent are set (IEEE 754), which is one search for a byte.
+Only chunks that an earlier version does not have are looked at, and of a plain chunk only the plane that holds the exponents,
+where that tells enough: it is one search for a byte.
 """
 
 from git_gru.formats.dtypes import dtype_of
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
-
-_EXPONENT_IS_THE_TOP_PLANE = frozenset({"F32", "BF16"})
 
 
 def nonfinite_tensors(store: Store, manifest: Manifest, before: Manifest | None) -> list[str]:
@@ -26,9 +24,10 @@ def nonfinite_tensors(store: Store, manifest: Manifest, before: Manifest | None)
 
 
 def _is_bad(store: Store, id: str, dtype: str) -> bool:
-    if dtype in _EXPONENT_IS_THE_TOP_PLANE and (plane := store.top_plane(id)) is not None:
-        return b"\xff" in bytes(plane)
-    import numpy as np  # late: most models are of F32 or BF16, and every commit of one waits for this
+    if dtype != "F64" and (plane := store.top_plane(id)) is not None:
+        top = bytes(plane)
+        return any(byte in top for byte in dtype_of(dtype).nonfinite_tops)
+    import numpy as np  # late: few models need it, and the commit waits for this
 
     from git_gru.tensors.arrays import BLOCK, layout_of
 

@@ -51,12 +51,33 @@ class Encoding(NamedTuple):
 
 def encode_plain(data: Buffer, dtype: str) -> list[Buffer]:
     """The plain encoding of a chunk, as the parts of a blob that the caller joins."""
+    return encode_planes(plain_planes(data, dtype), dtype)
+
+
+def plain_planes(data: Buffer, dtype: str) -> list[Buffer]:
+    """The planes of a chunk's plain encoding, least significant first."""
     kind = dtype_of(dtype)
     width = _width(data, dtype)
     if width == 1 and not kind.rotated:
-        return _blob([data], {"codec": "plain", "dtype": dtype, "bytes": str(len(data))})
-    planes = transform.split_plain(data, width, kind.rotated)
-    return _blob(planes, {"codec": "plain", "dtype": dtype, "bytes": str(len(data))})
+        return [data]
+    return list(transform.split_plain(data, width, kind.rotated))
+
+
+def encode_planes(planes: Sequence[Buffer], dtype: str) -> list[Buffer]:
+    """The plain encoding of the chunk with these planes, as the parts of a blob."""
+    nbytes = sum(map(len, planes))
+    return _blob(planes, {"codec": "plain", "dtype": dtype, "bytes": str(nbytes)})
+
+
+def may_be_nonfinite(planes: Sequence[Buffer], dtype: str) -> bool:
+    """Whether a chunk with these planes may hold a NaN or an infinity: exact for all floats but F64, of which the largest
+    numbers count too. A search for a byte, which costs next to nothing.
+    """
+    kind = dtype_of(dtype)
+    if not kind.rotated or len(planes) != kind.coded_width:
+        return False
+    top = bytes(planes[-1])
+    return any(byte in top for byte in kind.nonfinite_tops)
 
 
 def encode_delta(data: Buffer, base: Buffer, base_id: str, dtype: str) -> list[Buffer]:

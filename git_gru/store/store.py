@@ -191,6 +191,16 @@ class Store:
         with store_lock(self.folder, alone=alone):
             yield
 
+    def note_nonfinite(self) -> None:
+        """Notes, once and for all, that this store was given a chunk that may hold a NaN or an infinity.
+
+        A file of its own, which a hook sees before Python starts (`hooks/pre-commit`).
+        """
+        try:
+            (self.folder / "nonfinite").touch()
+        except OSError as error:
+            raise no_room(error, self.folder) from error
+
     def writer(self, *, expected: int = 0) -> "Writer":
         """A context in which chunks are added and models committed; see `Writer`."""
         from git_gru.store.writer import Writer

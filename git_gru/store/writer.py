@@ -10,11 +10,11 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer, digest
-from git_gru.store.codec import encode_plain
+from git_gru.store.codec import encode_planes, may_be_nonfinite, plain_planes
 from git_gru.store.lookup import ChunkRow
 from git_gru.store.manifest import Manifest
 from git_gru.store.packs import Entry, PackWriter, make_entry
@@ -38,7 +38,8 @@ class Writer:
         self._rows: dict[str, ChunkRow] = {}
         self._queued: set[str] = set()
         self._pack: PackWriter | None = None
-        self._sink: OrderedSink[tuple[str, int, Entry, int]] | None = None
+        self._sink: OrderedSink[_Encoded] | None = None
+        self._may_be_nonfinite = False
         self._exit = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -104,6 +105,8 @@ class Writer:
                 self._store.stamps.stamp(manifest.digest, manifest.encode())
         if not models:
             return frozenset()
+        if self._may_be_nonfinite:
+            self._store.note_nonfinite()
         trees = {digest: entry.oid for digest, entry in models.items()}
         pack, self._pack = self._pack, None
         old, new = link(self._store, trees, list(models.values()), pack)
@@ -121,11 +124,11 @@ class Writer:
     def _packs(self) -> Path:
         return self._store.repository / "objects/pack"
 
-    def _keep(self, encoded: tuple[str, int, Entry, int]) -> None:
-        id, raw, entry, stored = encoded
+    def _keep(self, encoded: "_Encoded") -> None:
         assert self._pack is not None
-        self._pack.add(entry)
-        self._rows[id] = ChunkRow(entry.oid, None, raw, stored, 0)
+        self._pack.add(encoded.entry)
+        self._rows[encoded.id] = ChunkRow(encoded.entry.oid, None, encoded.raw, encoded.stored, 0)
+        self._may_be_nonfinite |= encoded.may_be_nonfinite
 
     def _has(self, id: str) -> bool:
         row = self._store.lookup.get(id)
@@ -180,6 +183,19 @@ def link(
         pack = None
 
 
-def _encode(id: str, data: Buffer, dtype: str) -> tuple[str, int, Entry, int]:
-    parts = encode_plain(data, dtype)
-    return id, len(data), make_entry("blob", parts), sum(map(len, parts))
+class _Encoded(NamedTuple):
+    """A chunk on its way into the pack; `raw` and `stored` are its lengths in bytes, before and after."""
+
+    id: str
+    raw: int
+    entry: Entry
+    stored: int
+    may_be_nonfinite: bool
+
+
+def _encode(id: str, data: Buffer, dtype: str) -> _Encoded:
+    planes = plain_planes(data, dtype)
+    parts = encode_planes(planes, dtype)
+    return _Encoded(
+        id, len(data), make_entry("blob", parts), sum(map(len, parts)), may_be_nonfinite(planes, dtype)
+    )

@@ -97,18 +97,50 @@ def test_weights_that_are_no_numbers_are_refused_unless_asked_for(repo, make_arr
     repo.git("commit", "-q", "--no-verify", "-m", "with force")
 
 
-def test_a_commit_without_a_changed_model_starts_no_python(repo, make_arrays):
-    repo.write(MODEL, make_arrays(1))
+def test_a_commit_of_sound_models_starts_no_python(repo, make_arrays):
+    arrays = make_arrays(1)
+    repo.write(MODEL, arrays)
     repo.commit("first")
     hook = repo.path / ".git/hooks/pre-commit"
-    hook.write_text(hook.read_text().replace("exec ", "exit 9; exec "))
+    hook.write_text(hook.read_text().replace("exec ", "exec sh -c 'echo starts >&2; exit 1' "))
+    arrays["head.weight"] += 1
+    repo.write(MODEL, arrays)
     repo.write("notes.txt", b"x")
-    repo.commit("no model")
+    repo.commit("a model")
     repo.git("mv", MODEL, "b.safetensors")
     repo.git("rm", "-q", "--cached", "b.safetensors")
-    repo.git("commit", "-q", "-m", "gone")
-    repo.git("add", "b.safetensors")
-    assert repo.run("git", "commit", "-m", "a model").returncode == 1
+    repo.commit("another, and one less")
+
+    repo.write("half written.safetensors", b"\x10")
+    repo.git("add", "-A")
+    assert b"starts\n" in repo.run("git", "commit", "-m", "refused").stderr
+    repo.git("rm", "-q", "--cached", "half written.safetensors")
+    (repo.path / "half written.safetensors").unlink()
+
+    arrays["head.weight"][0, 0] = np.inf  # from now on every changed model is looked at
+    repo.write("b.safetensors", arrays)
+    repo.git("add", "-A")
+    assert b"starts\n" in repo.run("git", "commit", "-m", "refused").stderr
+    repo.git("reset", "-q", "--hard")
+    arrays["head.weight"][0, 0] = 0
+    repo.write("b.safetensors", arrays)
+    repo.git("add", "-A")
+    assert b"starts\n" in repo.run("git", "commit", "-m", "refused").stderr
+    repo.git("reset", "-q", "--hard")
+    repo.write("notes.txt", b"y")
+    repo.commit("no model")
+
+
+def test_a_refused_model_is_refused_again_although_the_store_knows_its_chunks(repo, make_arrays):
+    arrays = make_arrays(1)
+    repo.write(MODEL, arrays)
+    repo.commit("first")
+    arrays["head.weight"][0, 0] = np.nan
+    for _ in range(2):
+        repo.write(MODEL, arrays)
+        repo.git("add", MODEL)
+        assert repo.run("git", "commit", "-m", "diverged").returncode == 1
+        repo.git("reset", "-q", "--hard")
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "complex64", ml_dtypes.bfloat16])

@@ -155,6 +155,7 @@ def test_a_killed_launcher_is_resumed(project: Any, forks: Forks, waiting: Any) 
     options = [word for option in OPTIONS for word in ("--set", option)]
     run = project.start("--nproc", "1", *options, "--branch", "half")
     waiting(lambda: project.work.run("git", "rev-parse", "half").returncode == 0 or run.poll() is not None)
+    run.send_signal(signal.SIGSTOP)  # or it may be done before it is killed
     (id,) = (one["id"] for one in records(project) if one["branch"] == "half")
     assert "is still running" in project.refused("train", "--resume", id)
     run.kill()
