@@ -18,6 +18,7 @@ from benchmarks.tables import heading, run_parts, table
 from git_gru.store.columns import DEPTH
 
 TOOLS = ("git-gru", "git-lfs", "git")
+AT_ONCE = "add + commit within the second in which it was saved"
 
 
 def sizes(work: Path, models: Path) -> None:
@@ -85,13 +86,19 @@ def codec(models: Path, rounds: int) -> None:
     table("The codec alone, one core, kept / raw and MB/s of raw data", columns, rows)
 
 
-def speed(work: Path, files: Sequence[Path], tools: Sequence[str], title: str) -> None:
-    """Times of `git add` + `git commit` and of `git checkout`, the tools taking turns."""
+def speed(
+    work: Path, files: Sequence[Path], tools: Sequence[str], title: str, at_once: Sequence[Path] = ()
+) -> None:
+    """Times of `git add` + `git commit` and of `git checkout`, the tools taking turns.
+
+    The versions `at_once` come first, each added in the second in which it was saved.
+    """
     repositories = [Repository(tool, work / f"speed-{tool}").begin() for tool in tools]
-    for at, file in enumerate(files):
+    for at, file in enumerate([*at_once, *files]):
         order = repositories if at % 2 == 0 else repositories[::-1]
+        is_fresh = at < len(at_once)
         for repository in order:
-            repository.commit(file, "add + commit")
+            repository.commit(file, AT_ONCE if is_fresh else "add + commit", at_once=is_fresh)
     for repository in repositories:
         if repository.tool == "git-gru":
             repository.git("gru", "repack")
@@ -113,7 +120,7 @@ def speed(work: Path, files: Sequence[Path], tools: Sequence[str], title: str) -
     size = files[0].stat().st_size / 1e6
     base = next((r for r in repositories if r.tool == "git-lfs"), repositories[0])
     rows = []
-    for name in ("add + commit", *places, "commit without a model"):
+    for name in ("add + commit", *([AT_ONCE] if at_once else ()), *places, "commit without a model"):
         for repository in repositories:
             seconds = statistics.median(repository.times[name])
             ratios = [a / b for a, b in zip(base.times[name], repository.times[name], strict=True)]
@@ -178,11 +185,18 @@ def main() -> None:
     tools = [tool for tool in TOOLS if available(tool)]
     heading()
     fast = history.series(models, 20)
+    apart = [file for file in history.series(models, 100) if file not in fast]
     large = [models / f"large-{at}.safetensors" for at in range(history.LARGE_VERSIONS)]
     parts = {
         "sizes": lambda: sizes(work, models),
         "codec": lambda: codec(models, 1 if options.quick else 5),
-        "speed": lambda: speed(work, fast[:5] if options.quick else fast, tools, "A model of 45.7 MB, fp32"),
+        "speed": lambda: speed(
+            work,
+            fast[:5] if options.quick else fast,
+            tools,
+            "A model of 45.7 MB, fp32",
+            at_once=apart[:3] if options.quick else apart,
+        ),
         "large": lambda: (
             options.quick
             or speed(work, large, [tool for tool in tools if tool != "git"], "A model of 411 MB, fp32")

@@ -11,7 +11,6 @@ import fcntl
 import functools
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -106,6 +105,8 @@ class Store:
                     # it left, because a git that is killed while it initializes leaves a lock
                     building = folder / "store.new"
                     if building.exists():
+                        import shutil
+
                         shutil.rmtree(building)
                     try:
                         run_git(None, "init", "--quiet", "--bare", "--template=", str(building))
