@@ -10,7 +10,7 @@ from git_gru.git.repository import Repository
 from git_gru.train.bisecting import Answer, Culprit, Question, Trial, bisect, candidates
 from git_gru.train.evaluations import evaluate
 from git_gru.train.plan import require_torch
-from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.recipe_file import DEFAULT_PATH
 
 _LISTED = 20
 

@@ -8,7 +8,7 @@ from git_gru.cli.render import emit_json, json_option, table
 from git_gru.git.repository import Repository
 from git_gru.train.evaluations import evaluate
 from git_gru.train.plan import require_torch
-from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.recipe_file import DEFAULT_PATH
 
 
 @click.command("eval", short_help="Evaluate a model on the recipe's validation data.")

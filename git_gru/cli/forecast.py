@@ -11,7 +11,7 @@ from git_gru.cli.chart import chart
 from git_gru.cli.render import emit_json, human_number, json_option, line, table
 from git_gru.git.repository import Repository
 from git_gru.train.plan import require_torch
-from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.recipe_file import DEFAULT_PATH
 
 _HEIGHT = 10
 

@@ -6,7 +6,7 @@ import click
 
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.errors import InputError
-from git_gru.train.recipe import DEFAULT_PATH, parse_recipe, recipe_text
+from git_gru.train.recipe_file import DEFAULT_PATH, parse_recipe, recipe_text
 
 
 @click.command("recipe", short_help="Check a recipe, or show it with all defaults.")

@@ -51,7 +51,7 @@ def list_runs(as_json: bool) -> None:
         return
     rows = [
         (
-            record.id, str(record.state), f"{record.step}/{record.steps}", _last_loss(record),
+            record.id, str(record.state), record.fraction, _last_loss(record),
             str(len(record.checkpoints)), record.branch,
         )
         for record in records
@@ -74,18 +74,19 @@ def list_runs(as_json: bool) -> None:
 def show_run(run: str, metrics: str | None, as_json: bool) -> None:
     """Show the run ID (its beginning is enough).
 
-    --metrics csv prints a row for each event: time, step, rank, loss, lr, tokens_per_s, the validation metrics, commit,
-    blocked_s, incident, message.
+    --metrics csv prints a row for each event: time, step, rank, loss, lr, tokens_per_s, the validation metrics, what else a
+    trainer logged, rate_0 and so on (tokens per second of each worker, without waiting), commit, blocked_s, incident, message.
 
     \b
     --metrics json: {"id", "metrics": [{"time", "step", "rank", and of these what there is: "loss", "lr",
-             "tokens_per_s", "val_…", "commit", "blocked_s", "incident", "message"}]}
+             "tokens_per_s", "rates", "metrics", "val_…", "commit", "blocked_s", "incident", "message"}]}
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
              "incidents": [{"kind", "step", "message", "action": "stop" | "rollback" | "none", "rank", "samples",
              "gradient_norms", "back_to", "skipped", "lr_scale"}],
-             "failure": {"message", "rank", "host", "log", "step", "metrics", "traceback", "hint"} or null}
+             "failure": {"message", "rank", "host", "log", "step", "metrics", "traceback", "hint"} or null,
+             "trainer"}
     """
     repo = Repository.find()
     record = read_record(repo, find_run(repo, run))
@@ -152,10 +153,13 @@ def _show(record: RunRecord) -> None:
     started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.started))
     seconds = f", {record.ended - record.started:.0f} s" if record.ended else ""
     line(f"run      {record.id}")
-    line(f"state    {record.state}, step {record.step} of {record.steps}")
+    line(f"state    {record.state}, {record.progress}")
     line(f"started  {started}{seconds}, on {record.host} with {plural(record.nproc, 'worker')}")
     line(f"source   {record.source[:10]}{' (a snapshot of the worktree)' if record.dirty else ''}")
-    line(f"recipe   {record.recipe_path}{''.join(f', {override}' for override in record.overrides)}")
+    if record.trainer is not None:
+        line(f"trainer  {record.trainer}")
+    else:
+        line(f"recipe   {record.recipe_path}{''.join(f', {override}' for override in record.overrides)}")
     line(f"branch   {record.branch}")
     if record.tokens_per_s:
         line(f"speed    {record.tokens_per_s:,.0f} tokens/s")

@@ -38,7 +38,7 @@ def command(runs: tuple[str, ...], metric: str, as_json: bool) -> None:
             }
         )
         return
-    steps = tuple(f"{record.step}/{record.steps}" for record in records)
+    steps = tuple(record.fraction for record in records)
     rows = [("state", *map(str, (record.state for record in records))), ("steps", *steps)]
     rows += [(key, *(_shown(key, value) for value in values)) for key, values in compared.recipe.items()]
     rows += [(name, *(_shown(name, value) for value in values)) for name, values in compared.metrics.items()]

@@ -17,7 +17,7 @@ from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import Watcher, fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
-from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.recipe_file import DEFAULT_PATH
 from git_gru.train.resuming import resume
 
 

@@ -30,7 +30,7 @@ def command(run: str | None, as_json: bool) -> None:
 
     \b
     --json: one snapshot: {"id", "state", "branch", "host", "nproc", "step", "steps", "elapsed", "left",
-             "loss": [[step, value]], "val_loss", "lr", "tokens_per_s", "rates": {rank: tokens/s},
+             "loss": [[step, value]], "val_loss", "lr", "tokens_per_s", "rates": [tokens/s by rank],
              "checkpoints": [{"step", "commit", "metrics"}], "incidents", "messages", "failure"}
     """
     repo = Repository.find()
@@ -73,7 +73,7 @@ def _lines(follower: RunFollower) -> None:
             line(_told(event))
         told = max(told, len(events))
         if record.state is not RunState.RUNNING:
-            line(f"{record.id} {record.state}, step {record.step} of {record.steps}")
+            line(f"{record.id} {record.state}, {record.progress}")
             return
         time.sleep(EVERY_SECONDS)
 

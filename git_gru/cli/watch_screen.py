@@ -55,14 +55,15 @@ def clock(seconds: float) -> str:
 
 def _head(snapshot: Snapshot, width: int) -> list[Text]:
     mark, style = _STATES[snapshot.state]
-    done = min(1.0, snapshot.step / max(1, snapshot.steps))
+    done = min(1.0, snapshot.step / max(1, snapshot.steps)) if snapshot.steps is not None else 0.0
     title = Text.assemble((f"{mark} {snapshot.state}", style), "  ", (snapshot.id, "bold"))
     more = f"  {printable(snapshot.branch)}  {plural(snapshot.nproc, 'worker')} on {printable(snapshot.host)}"
     if title.cell_len + len(more) <= width:
         title.append(more, "dim")
     times = f"{clock(snapshot.elapsed)} gone"
     times += f", {clock(snapshot.left)} left" if snapshot.left is not None else ""
-    numbers = f"step {snapshot.step:,}/{snapshot.steps:,}  {times}"
+    of = f"/{snapshot.steps:,}" if snapshot.steps is not None else ""
+    numbers = f"step {snapshot.step:,}{of}  {times}"
     bar = max(8, width - len(numbers) - 2)
     full = round(bar * done)
     progress = Text.assemble(("━" * full, style), ("━" * (bar - full), "bright_black"), "  ", numbers)
@@ -136,15 +137,14 @@ def _speed(snapshot: Snapshot, width: int, height: int) -> list[Text]:
     title = Text(f"tokens/s {snapshot.tokens_per_s[-1][1]:,.0f}", _OTHER)
     if len(snapshot.rates) < 2:
         return [title, *chart([(snapshot.tokens_per_s, _OTHER)], width, height - 1)]
-    most = max(snapshot.rates.values())
-    rows = []
-    for rank, rate in sorted(snapshot.rates.items()):
-        bar = round((width - 22) * rate / most) if most else 0
-        rows.append(
-            Text.assemble(
-                (f"rank {rank:<4}" if rank else "all      ", "dim"), ("▇" * bar, _OTHER), f" {rate:,.0f}"
-            )
+    title.append("  by worker, without waiting", "dim")
+    most = max(snapshot.rates) or 1.0
+    rows = [
+        Text.assemble(
+            (f"rank {rank:<4}", "dim"), ("▇" * round((width - 22) * rate / most), _OTHER), f" {rate:,.0f}"
         )
+        for rank, rate in enumerate(snapshot.rates)
+    ]
     return [title, *rows[: height - 1]]
 
 

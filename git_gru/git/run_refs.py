@@ -53,7 +53,7 @@ def write_record(repo: Repository, record: RunRecord, metrics: bytes, logs: Mapp
     who = pygit2.Signature(
         "git-gru", "git-gru@localhost"
     )  # now: of two versions of a record the later one holds
-    message = f"run {record.id}: {record.state}, step {record.step} of {record.steps}\n"
+    message = f"run {record.id}: {record.state}, {record.progress}\n"
     commit = str(objects.create_commit(None, who, who, message, top.write(), []))
     repo.git("update-ref", record_ref(record.id), commit)
     return commit

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from git_gru.errors import InputError
 from git_gru.git.git_remote import Tell
+from git_gru.git.missing import naming_commits
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import index_models
 from git_gru.git.run import is_running
@@ -23,6 +24,10 @@ from git_gru.store.bring import Brought, Progress, bring
 from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
+
+
+class NoModelThereError(InputError):
+    """A path at and below which the index has no model."""
 
 
 class BeyondLinkError(InputError):
@@ -46,14 +51,17 @@ def pull(
     settings `gru.fetchInclude` and `gru.fetchExclude` do, and what is missing was deleted on purpose. What a sparse checkout
     leaves out is written only if its file is among `paths`. Files that hold anything else are left alone.
 
-    Raises `BeyondLinkError` for `paths` beyond a symbolic link, before anything is written, and what `bring` raises.
+    Raises `NoModelThereError` for one of `paths` that no model is at or below, and `BeyondLinkError` for one beyond a symbolic
+    link, before anything is written, and what `bring` raises.
     """
     top = repo.require_worktree()
     selection = Selection.of(repo)
     sparse = _left_out(repo) - set(paths)
+    models = index_models(repo)
+    _require_models(models, paths)
     chosen = {
         path: manifest
-        for path, manifest in index_models(repo).items()
+        for path, manifest in models.items()
         if path not in sparse and (_below(path, paths) if paths else selection.allows(path))
     }
     for path in chosen if paths else ():
@@ -65,7 +73,8 @@ def pull(
     }
     store = repo.store()
     try:
-        brought = bring(store, sources(repo, store, tell), list(wanted.values()), progress)
+        with naming_commits(repo, wanted.values()):
+            brought = bring(store, sources(repo, store, tell), list(wanted.values()), progress)
         for path, manifest in wanted.items():
             _require_inside(top, path)  # still: fetching may have taken hours
             _write(store, top / path, manifest)
@@ -75,6 +84,15 @@ def pull(
         listed = "\0".join(wanted).encode("utf-8", "surrogateescape")
         repo.git("update-index", "-q", "-z", "--stdin", input=listed)
     return Pulled(written=tuple(wanted), brought=brought)
+
+
+def _require_models(models: Iterable[str], paths: Iterable[str]) -> None:
+    for name in paths:
+        if not any(_below(path, [name]) for path in models):
+            raise NoModelThereError(
+                f"there is no model at {name}, nor below it, in the index",
+                hint="See which there are: git gru ls",
+            )
 
 
 def _below(path: str, wanted: Iterable[str]) -> bool:

@@ -20,15 +20,19 @@ def metrics_json(events: Iterable[Event]) -> list[dict[str, Any]]:
 def metrics_csv(events: Sequence[Event]) -> str:
     """A header and a row for each event; what an event does not have is empty, of an incident stands its kind.
 
-    Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, `commit`,
-    `blocked_s`, `incident`, `message`. After a rollback lower steps follow on higher ones.
+    Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, what else a
+    trainer logged, `rate_0` and so on (each rank's tokens per second), `commit`, `blocked_s`, `incident`, `message`. After a
+    rollback lower steps follow on higher ones.
     """
-    validation = list(dict.fromkeys(name for event in events for name in event.validation))
+    more = list(dict.fromkeys(name for event in events for name in event.validation))
+    more += dict.fromkeys(name for event in events for name in event.metrics)
+    more += [f"rate_{rank}" for rank in range(max((len(event.rates) for event in events), default=0))]
     out = io.StringIO()
-    writer = csv.DictWriter(out, [*_FIRST, *validation, *_LAST], restval="", lineterminator="\n")
+    writer = csv.DictWriter(out, [*_FIRST, *more, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
     for row in metrics_json(events):
         if "incident" in row:
             row["incident"] = row["incident"]["kind"]
-        writer.writerow(row)
+        rates = {f"rate_{rank}": rate for rank, rate in enumerate(row.pop("rates", ()))}
+        writer.writerow(row | row.pop("metrics", {}) | rates)
     return out.getvalue()

@@ -10,7 +10,9 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `loss` | training loss per token (mean over the global batches since the last such event) |
 | `lr` | learning rate of that step |
 | `tokens_per_s` | throughput of all workers together, evaluation and committing not counted |
+| `rates` | tokens per second of each rank while it computed, by rank: what it waited for others is left out |
 | `val_…` | validation metrics, `val_loss` first |
+| `metrics` | what a user's own trainer logs beside these: an object of numbers |
 | `commit` | the checkpoint commit made of that step |
 | `blocked_s` | with `commit`: seconds that training waited for this checkpoint (copying the weights included) |
 | `incident` | what the guard caught there (`git_gru.runs.incidents`); after a rollback, lower steps follow |
@@ -45,7 +47,9 @@ class Event:
     loss: float | None = None
     lr: float | None = None
     tokens_per_s: float | None = None
+    rates: tuple[float, ...] = ()
     validation: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
     blocked_s: float | None = None
     incident: Incident | None = None
@@ -61,6 +65,10 @@ class Event:
                 line[key] = value
         if self.incident is not None:
             line["incident"] = self.incident.as_json()
+        if self.rates:
+            line["rates"] = list(self.rates)
+        if self.metrics:
+            line["metrics"] = dict(self.metrics)
         line.update(self.validation)
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
@@ -73,6 +81,10 @@ def parse_event(line: bytes) -> Event | None:
             return None
         values: dict[str, Any] = {key: float(data[key]) for key in _NUMBERS if key in data}
         values |= {key: str(data[key]) for key in _TEXTS if key in data}
+        if "rates" in data:
+            values["rates"] = tuple(float(rate) for rate in data["rates"])
+        if "metrics" in data:
+            values["metrics"] = {str(key): float(value) for key, value in data["metrics"].items()}
         if "incident" in data:
             values["incident"] = parse_incident(data["incident"])
         return Event(

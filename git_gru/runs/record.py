@@ -5,7 +5,7 @@ written anew at every checkpoint and at the end; never on a branch of the user's
 
 A run's *state* is one of
 
-    running ──> finished    all steps done, everything committed
+    running ──> finished    all steps done, or ended early for want of progress; everything committed
            ├──> stopped     asked to stop (Ctrl-C, SIGTERM); the last checkpoint is committed
            └──> failed      a worker or the launcher failed; what was committed before stays
 
@@ -74,6 +74,8 @@ class RunRecord:
     many it was to do, `step` how many it has done; `initial` holds the validation metrics before the first step.
     `here` is the branch that is to follow the run's at the end, `push` the remote that the run is pushed to, if any.
     `incidents` are what the guard caught, oldest first.
+    `trainer` names the program of a run that was trained by code of the user's own (`git_gru.Run`); such a run has no recipe
+    file, its `recipe` is what the program said of itself, and `seed` and `steps` may be unknown.
     """
 
     id: str
@@ -87,12 +89,12 @@ class RunRecord:
     push: str | None = None
     model: str
     parent_model: str | None = None
-    recipe_path: str
+    recipe_path: str | None
     recipe: Mapping[str, Any]
     overrides: tuple[str, ...] = ()
     nproc: int
-    seed: int
-    steps: int
+    seed: int | None
+    steps: int | None
     step: int = 0
     initial: Mapping[str, float] = field(default_factory=dict)
     checkpoints: tuple[Checkpoint, ...] = ()
@@ -102,6 +104,17 @@ class RunRecord:
     pid: int
     incidents: tuple[Incident, ...] = ()
     failure: Failure | None = None
+    trainer: str | None = None
+
+    @property
+    def progress(self) -> str:
+        """How far it is: `step 40 of 500`."""
+        return f"step {self.step}" if self.steps is None else f"step {self.step} of {self.steps}"
+
+    @property
+    def fraction(self) -> str:
+        """The same for a table: `40/500`."""
+        return str(self.step) if self.steps is None else f"{self.step}/{self.steps}"
 
     def as_json(self) -> dict[str, Any]:
         """The record as plain JSON values, in the order of the fields."""

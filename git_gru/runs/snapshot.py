@@ -1,7 +1,7 @@
 """A run at one moment, as a watcher shows it: made of its record and its events. Free of torch, Git and the terminal."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ Curve = Sequence[tuple[int, float]]
 class Snapshot:
     """See the module. Times in seconds; `left` is None when it cannot be told, as `elapsed` goes on while the run does.
 
-    After a rollback the curves hold what came after it only. `rates` are the newest tokens per second of each rank that
-    reports its own; rank 0's is that of all together.
+    After a rollback the curves hold what came after it only. `rates` are the newest tokens per second of each rank while it
+    computed, by rank; empty where nobody tells.
     """
 
     id: str
@@ -30,14 +30,14 @@ class Snapshot:
     host: str
     nproc: int
     step: int
-    steps: int
+    steps: int | None
     elapsed: float
     left: float | None
     loss: Curve
     val_loss: Curve
     lr: Curve
     tokens_per_s: Curve
-    rates: Mapping[int, float]
+    rates: Sequence[float]
     checkpoints: Sequence[Checkpoint]
     incidents: Sequence[Incident]
     messages: Sequence[str]
@@ -68,14 +68,16 @@ def snapshot_of(record: RunRecord, events: Sequence[Event], now: float) -> Snaps
         step=step if events else record.step,
         steps=record.steps,
         elapsed=max(0.0, (over or _last_time(record, events)) - record.started),
-        left=_left(kept, record.steps - step) if record.state is RunState.RUNNING else None,
+        left=_left(kept, record.steps - step)
+        if record.state is RunState.RUNNING and record.steps is not None
+        else None,
         loss=_curve(kept, "loss"),
         val_loss=[
             (event.step, event.validation["val_loss"]) for event in kept if "val_loss" in event.validation
         ],
         lr=_curve(kept, "lr"),
         tokens_per_s=_curve(kept, "tokens_per_s"),
-        rates={event.rank: event.tokens_per_s for event in kept if event.tokens_per_s is not None},
+        rates=next((event.rates for event in reversed(kept) if event.rates), ()),
         checkpoints=tuple(made.values()),
         incidents=tuple(event.incident for event in events if event.incident) or record.incidents,
         messages=tuple(event.message for event in events if event.message and not event.incident),

@@ -69,6 +69,7 @@ def _layouts() -> dict[str, Layout]:
 
 LAYOUTS: dict[str, Layout] = _layouts()
 _NATIVE = frozenset({"F64", "F32", "C64", "F16"})
+_NAMES = {layout.numpy: name for name, layout in LAYOUTS.items() if name not in ("C64", "BOOL")}
 _OPAQUE = Layout("opaque", np.dtype("u1"))
 
 
@@ -77,6 +78,15 @@ def layout_of(dtype: str) -> Layout:
     own.
     """
     return LAYOUTS.get(dtype, _OPAQUE)
+
+
+def dtype_name(dtype: np.dtype[Any]) -> str | None:
+    """How safetensors names a numpy dtype (of ml_dtypes too); None for one that it does not have."""
+    if dtype == np.bool_:
+        return "BOOL"
+    if dtype == np.complex64:
+        return "C64"
+    return _NAMES.get(dtype.newbyteorder("<"))
 
 
 def bits_of(data: Buffer, dtype: str) -> Bits:

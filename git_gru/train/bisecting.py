@@ -22,7 +22,7 @@ from git_gru.git.revisions import resolve_commit
 from git_gru.git.run import LOCAL_VARIABLES, GitCommandError
 from git_gru.runs.trailers import CheckpointInfo, parse_checkpoint
 from git_gru.train.plan import read_recipe
-from git_gru.train.recipe import DEFAULT_PATH
+from git_gru.train.recipe_file import DEFAULT_PATH
 
 Metrics = Mapping[str, float]
 Verdict = Literal["good", "bad", "skip"]

@@ -22,6 +22,7 @@ from torch import nn
 
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import read_model
+from git_gru.git.run_refs import read_checkpoints
 from git_gru.git.run_states import read_state
 from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.metrics import VALIDATION_PREFIX, Event
@@ -30,6 +31,7 @@ from git_gru.train.failures import step_noted
 from git_gru.train.guard import DivergedError, Guard
 from git_gru.train.heartbeat import Heartbeat, Phase
 from git_gru.train.job import Job, Start
+from git_gru.train.patience import Patience
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.resume import capture, rank_states, restore
@@ -46,12 +48,13 @@ VALIDATION_BATCH = 64
 
 @dataclass
 class Meter:
-    """Sums between two lines of the log."""
+    """Sums between two lines of the log. Of `seconds`, `computing` is what this rank did not spend waiting for others."""
 
     loss: torch.Tensor
     terms: int = 0
     steps: int = 0
     seconds: float = 0.0
+    computing: float = 0.0
 
 
 class Engine:
@@ -78,7 +81,12 @@ class Engine:
         self._batches = batch_plan(recipe, samples=len(self._train))
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
+        self._graded = 0.0
+        if world.size > 1:
+            for parameter in self._network.parameters():
+                parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
         self._heart = Heartbeat(job.heartbeats / str(world.rank))
+        self._patience = Patience(recipe.train.patience, _earlier_losses(job, repo))
         self._guard = Guard(
             recipe.guard,
             self._network,
@@ -93,7 +101,7 @@ class Engine:
     def run(self) -> None:
         """Trains to the last step, or until it is told to stop."""
         step = self._job.start.step if self._job.start else 0
-        end, stopping = self._job.until or self._recipe.train.steps, False
+        end, stopping = self._job.until or self._recipe.train.steps, self._patience.is_over
         with self._heart, step_noted(lambda: step):
             try:
                 if not step:
@@ -108,14 +116,17 @@ class Engine:
                 self._heart.at(step, Phase.UPDATE)
                 stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
                 try:
-                    self._after_step(step, last=stopping or step == end)
+                    stopping = self._after_step(step, last=stopping or step == end) or stopping
                 except DivergedError as error:
                     step = self._guard.recover(error, step)
                     self._task.carried = {}  # it comes from the batches that are left out, and may be NaN
                     self._meter = self._fresh_meter()
 
-    def _after_step(self, step: int, *, last: bool) -> None:
-        """What is due after a step: a look by the guard, a line of the log, a validation, a checkpoint."""
+    def _after_step(self, step: int, *, last: bool) -> bool:
+        """What is due after a step: a look by the guard, a line of the log, a validation, a checkpoint.
+
+        Whether that was one checkpoint without progress too many.
+        """
         recipe = self._recipe.train
         logging = last or step % recipe.log_every == 0
         checkpointing = last or step % recipe.checkpoint_every == 0
@@ -126,11 +137,15 @@ class Engine:
             self._log(step)
         if checkpointing or evaluating:
             self._heart.at(step, Phase.CHECKPOINT)
-        if checkpointing:
-            self._checkpoint(step)
-            self._guard.keep(step)
-        elif evaluating:
+        if evaluating:
             self._tell(step, validation=self._validate(step))
+        if not checkpointing:
+            return False
+        self._patience.saw(self._checkpoint(step))
+        self._guard.keep(step)
+        if self._patience.is_over and not last and self._recorder is not None:
+            self._recorder.event(Event(time=time.time(), step=step, message=f"ends early: {self._patience}"))
+        return self._patience.is_over
 
     def _go_on_from(self, start: Start, repo: Repository) -> None:
         """Brings everything to where it was after a checkpoint."""
@@ -153,6 +168,7 @@ class Engine:
         batch, terms = self._batch(step)
         self._heart.at(step, Phase.COMPUTE)
         loss = self._backward(batch, terms)
+        synchronised = time.perf_counter()
         norms = self._guard.gradient_norms()
         if recipe.clip:
             whole = torch.linalg.vector_norm(norms)
@@ -164,7 +180,9 @@ class Engine:
         self._meter.loss += loss  # stays on the device: reading it would wait for a GPU at every step
         self._meter.terms += terms
         self._meter.steps += 1
-        self._meter.seconds += time.perf_counter() - start
+        end = time.perf_counter()
+        self._meter.seconds += end - start
+        self._meter.computing += end - start - (synchronised - (self._graded or synchronised))
 
     def _batch(self, step: int) -> tuple[Batch, int]:
         """This rank's part of a step's batch, and how many terms its loss has."""
@@ -180,11 +198,17 @@ class Engine:
         (loss * self._strategy.weight(terms, self._batch_terms)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
+    def _note_gradient(self, parameter: torch.Tensor) -> None:
+        """Called as each gradient is ready: what the backward pass takes after the last of them is waiting for other ranks."""
+        self._graded = time.perf_counter()
+
     def _log(self, step: int) -> None:
         """Writes the training loss and the throughput since the last such line down."""
         start = time.perf_counter()
         meter, self._meter = self._meter, self._fresh_meter()
-        loss, terms = self._world.sum([float(meter.loss), meter.terms])
+        rates = [0.0] * self._world.size
+        rates[self._world.rank] = meter.terms / meter.computing
+        loss, terms, *rates = self._world.sum([float(meter.loss), meter.terms, *rates])
         seconds = meter.seconds + time.perf_counter() - start
         if self._recorder is None:
             return
@@ -192,7 +216,7 @@ class Engine:
         self._recorder.event(
             Event(
                 time=time.time(), step=step, loss=loss / terms, lr=self._learning_rate(step),
-                tokens_per_s=rate,
+                tokens_per_s=rate, rates=tuple(round(own, 1) for own in rates) if len(rates) > 1 else (),
             )
         )  # fmt: skip
 
@@ -207,7 +231,8 @@ class Engine:
     def _fresh_meter(self) -> Meter:
         return Meter(torch.zeros((), device=self._world.device))
 
-    def _checkpoint(self, step: int) -> None:
+    def _checkpoint(self, step: int) -> float:
+        """Has a checkpoint made; its validation loss."""
         metrics = self._validate(step)
         ranks = rank_states(self._world, self._task.carried)
         if self._recorder is not None:
@@ -219,6 +244,7 @@ class Engine:
                 metrics,
                 lambda: capture(network, optimizer, ranks, course, dtype),
             )
+        return metrics["val_loss"]
 
     def _validate(self, step: int) -> dict[str, float]:
         """The validation metrics now. Raises `DivergedError` when the loss is no number: such weights are never kept."""
@@ -238,6 +264,14 @@ class Engine:
     def _tell(self, step: int, *, validation: dict[str, float]) -> None:
         if self._recorder is not None:
             self._recorder.event(Event(time=time.time(), step=step, validation=validation))
+
+
+def _earlier_losses(job: Job, repo: Repository) -> list[float]:
+    """The validation losses of the checkpoints before the one that a job goes on from, and of that."""
+    if job.start is None:
+        return []
+    made = read_checkpoints(repo, job.run, job.source, job.start.commit)
+    return [checkpoint.metrics["val_loss"] for checkpoint in made if "val_loss" in checkpoint.metrics]
 
 
 def build_optimizer(network: nn.Module, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:

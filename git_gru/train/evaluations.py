@@ -18,7 +18,8 @@ from git_gru.git.revisions import resolve_commit
 from git_gru.train.evaluator import evaluate_apart
 from git_gru.train.naming import name_model
 from git_gru.train.plan import read_recipe
-from git_gru.train.recipe import DEFAULT_PATH, Recipe
+from git_gru.train.recipe import Recipe
+from git_gru.train.recipe_file import DEFAULT_PATH
 
 
 @dataclass(frozen=True, kw_only=True)

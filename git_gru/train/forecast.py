@@ -18,7 +18,8 @@ from git_gru.train.corpus.times import next_times, shown_time
 from git_gru.train.models import RunnableModel, open_model
 from git_gru.train.naming import name_model
 from git_gru.train.plan import read_recipe
-from git_gru.train.recipe import DEFAULT_PATH, DataRecipe
+from git_gru.train.recipe import DataRecipe
+from git_gru.train.recipe_file import DEFAULT_PATH
 
 
 @dataclass(frozen=True, kw_only=True)

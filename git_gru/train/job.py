@@ -11,7 +11,8 @@ from pathlib import Path
 
 from git_gru.git.run_folders import AGENT_LOG, STOP
 from git_gru.train.architecture import Architecture
-from git_gru.train.recipe import Recipe, recipe_of
+from git_gru.train.recipe import Recipe
+from git_gru.train.recipe_file import recipe_of
 
 JOB_FILE = "job.json"
 

@@ -9,7 +9,6 @@ one ends them at once; in both cases everything committed stays.
 
 import math
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -20,7 +19,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple, Protocol
@@ -33,11 +31,12 @@ from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event, EventFollower
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
 from git_gru.train.architecture import Architecture, architecture_of, check_same
+from git_gru.train.beginning import environment, forget_snapshot
 from git_gru.train.corpus import prepare
 from git_gru.train.failures import collect_logs, find_cause, stall_cause
 from git_gru.train.heartbeat import Stall, StallWatch
 from git_gru.train.job import Job, data_folder
-from git_gru.train.plan import Plan, forget_snapshot
+from git_gru.train.plan import Plan
 from git_gru.train.processes import worker_threads
 from git_gru.train.recipe import Recipe
 from git_gru.train.sharing import Publisher, publishing
@@ -218,7 +217,8 @@ def _settle(repo: Repository, job: Job, record: RunRecord, ended: Ended) -> RunR
     """The record's last version, written down. Raises `RunFailedError` when the workers failed."""
     record = replace(record, ended=time.time())
     if ended.returncode == 0 or ended.killed:
-        done = record.step >= record.steps and ended.returncode == 0
+        # without having been asked to, a run leaves before its last step only for want of progress (train.patience)
+        done = ended.returncode == 0 and (record.step >= job.recipe.train.steps or not ended.stopped)
         record = replace(record, state=RunState.FINISHED if done else RunState.STOPPED)
         _keep(repo, job, record)
         return record
@@ -266,16 +266,6 @@ def first_record(plan: Plan) -> RunRecord:
         host=socket.gethostname(),
         pid=os.getpid(),
     )
-
-
-def environment() -> dict[str, str]:
-    """What this machine is, as far as results may depend on it."""
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpus": str(os.cpu_count()),
-        **{name: metadata.version(name) for name in ("torch", "numpy")},
-    }
 
 
 def _with_event(record: RunRecord, event: Event) -> RunRecord:

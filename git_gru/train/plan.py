@@ -4,34 +4,28 @@ Free of torch, so that a mistake is told at once. Nothing is written but, for an
 snapshot.
 """
 
-import datetime
 import importlib.util
-import secrets
 from dataclasses import dataclass
 
 from git_gru.errors import InputError, MachineError
-from git_gru.git.attributes import with_filter
-from git_gru.git.commits import snapshot_dirty
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at, resolve_commit
-from git_gru.git.run_refs import record_ref, source_ref
 from git_gru.git.sources import push_urls
 from git_gru.runs.record import RunRecord
 from git_gru.store.manifest import Manifest
 from git_gru.train.architecture import METADATA_KEY, Architecture, check_recipe, parse_architecture
+from git_gru.train.beginning import (
+    Beginning,
+    BranchError,
+    DirtyWorktreeError,
+    beginning,
+    is_tracked,
+    track_hint,
+)
 from git_gru.train.job import Start
-from git_gru.train.recipe import DEFAULT_PATH, Recipe, parse_recipe
+from git_gru.train.recipe import Recipe
+from git_gru.train.recipe_file import DEFAULT_PATH, parse_recipe
 from git_gru.train.section import RecipeError
-
-_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-
-
-class DirtyWorktreeError(InputError):
-    """Tracked files have changes that no commit holds."""
-
-
-class BranchError(InputError):
-    """The run's branch cannot be what the user asked for."""
 
 
 class TorchMissingError(MachineError):
@@ -98,40 +92,19 @@ def make_plan(repo: Repository, request: Request) -> Plan:
     require_torch()
     if request.push is not None:
         push_urls(repo, request.push)  # told now, if there is no such remote
-    source = resolve_commit(repo, request.commit)
-    run = _new_run_id(repo)
-    dirty = _is_dirty(repo, source)
-    if dirty and not request.allow_dirty:
-        raise DirtyWorktreeError(
-            "tracked files have uncommitted changes, and a run starts from a commit",
-            hint="Commit or stash them, or train from a snapshot of them with --allow-dirty.",
-        )
-    here = _current_branch(repo, source) if request.here else None
-    if request.here and dirty:
-        raise DirtyWorktreeError(
-            "--here moves the current branch and its worktree at the end, and the worktree has uncommitted changes",
-            hint="Commit or stash them first.",
-        )
-    branch = _new_branch(repo, request.branch or f"gru/{run}")
-    if not dirty:
-        return _plan_from(repo, request, run=run, source=source, dirty=False, branch=branch, here=here)
-    source = snapshot_dirty(repo, source_ref(run))
-    try:
-        return _plan_from(repo, request, run=run, source=source, dirty=True, branch=branch, here=here)
-    except BaseException:
-        forget_snapshot(repo, run)
-        raise
+    with beginning(repo, request.commit, request.branch, allow_dirty=request.allow_dirty) as begun:
+        here = _current_branch(repo, begun.source) if request.here else None
+        if request.here and begun.dirty:
+            raise DirtyWorktreeError(
+                "--here moves the current branch and its worktree at the end, and the worktree has uncommitted changes",
+                hint="Commit or stash them first.",
+            )
+        return _plan_from(repo, request, begun, here)
 
 
-def forget_snapshot(repo: Repository, run: str) -> None:
-    """Drops the snapshot of an unclean worktree, if one was made, for a run that does not start."""
-    repo.git("update-ref", "-d", source_ref(run))
-
-
-def _plan_from(
-    repo: Repository, request: Request, *, run: str, source: str, dirty: bool, branch: str, here: str | None
-) -> Plan:
+def _plan_from(repo: Repository, request: Request, begun: Beginning, here: str | None) -> Plan:
     """The rest of the checks: what the source commit holds."""
+    source = begun.source
     recipe = read_recipe(repo, source, request.recipe_path, _all_overrides(request))
     if recipe.train.batch < recipe.launch.nproc:
         raise RecipeError(
@@ -140,12 +113,17 @@ def _plan_from(
             hint="Make train.batch larger, or use fewer workers (--nproc).",
         )
     model = _model_to_continue(repo, source, recipe)
-    _require_tracked(repo, recipe.model.path, request.recipe_path)
+    if not is_tracked(repo, recipe.model.path):
+        raise RecipeError(
+            f"model.path: git-gru does not track {recipe.model.path!r} in this repository",
+            where=request.recipe_path,
+            hint=track_hint(recipe.model.path),
+        )
     return Plan(
-        run=run,
+        run=begun.run,
         source=source,
-        dirty=dirty,
-        branch=branch,
+        dirty=begun.dirty,
+        branch=begun.branch,
         here=here,
         recipe_path=request.recipe_path,
         recipe=recipe,
@@ -172,22 +150,6 @@ def _all_overrides(request: Request) -> tuple[str, ...]:
     return request.overrides + (() if request.nproc is None else (f"launch.nproc={request.nproc}",))
 
 
-def _new_run_id(repo: Repository) -> str:
-    """A fresh id: UTC date and time, so that ids sort by age, and six letters, so that two people's never meet."""
-    while True:
-        now = datetime.datetime.now(datetime.UTC)
-        run = f"{now:%y%m%d-%H%M%S}-" + "".join(secrets.choice(_ALPHABET) for _ in range(6))
-        if repo.completed("rev-parse", "--verify", "--quiet", record_ref(run)).returncode != 0:
-            return run
-
-
-def _is_dirty(repo: Repository, source: str) -> bool:
-    """Whether the run starts from HEAD and tracked files differ from it."""
-    if repo.worktree is None or resolve_commit(repo, "HEAD") != source:
-        return False
-    return bool(repo.git("status", "--porcelain", "--untracked-files=no"))
-
-
 def _current_branch(repo: Repository, source: str) -> str:
     branch = repo.git("symbolic-ref", "--quiet", "--short", "HEAD", check=False).decode().strip()
     repo.require_worktree()
@@ -201,29 +163,6 @@ def _current_branch(repo: Repository, source: str) -> str:
             hint="Leave COMMIT out, or use --branch NAME instead.",
         )
     return branch
-
-
-def _new_branch(repo: Repository, name: str) -> str:
-    if repo.completed("check-ref-format", "--branch", name).returncode != 0:
-        raise BranchError(
-            f"{name!r} cannot be the name of a branch", hint="Choose another name for --branch."
-        )
-    if repo.completed("rev-parse", "--verify", "--quiet", f"refs/heads/{name}").returncode == 0:
-        raise BranchError(
-            f"the branch {name} is there already",
-            hint="Choose another name for --branch; to go on with the current branch, use --here.",
-        )
-    return name
-
-
-def _require_tracked(repo: Repository, path: str, recipe_path: str) -> None:
-    """Raises `RecipeError` for a model path without the filter: its commits would hold manifests that nothing turns back."""
-    if not with_filter(repo, [path]):
-        raise RecipeError(
-            f"model.path: git-gru does not track {path!r} in this repository",
-            where=recipe_path,
-            hint=f"Run: git gru track '{path}' (or a pattern such as '*.safetensors'), then commit .gitattributes.",
-        )
 
 
 def _model_to_continue(repo: Repository, source: str, recipe: Recipe) -> Manifest | None:

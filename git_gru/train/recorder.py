@@ -1,4 +1,4 @@
-"""Writing down what a run does, off the training path. Rank 0 has a recorder; the engine knows its Protocol only.
+"""Writing down what a run does, off the training path. Rank 0 has a recorder; the engine knows its Protocol only. Free of torch.
 
 `CommitRecorder` takes a snapshot of the weights and of the resume state at a checkpoint (a copy, milliseconds) and leaves the
 rest to one thread: encoding into the store, the commit on the run's branch and the resume state beside it, the event that tells
@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from git_gru.errors import RunFailedError
 from git_gru.git.commits import build_commit, move_ref
@@ -26,12 +26,14 @@ from git_gru.runs.trailers import CheckpointInfo, checkpoint_message
 from git_gru.store.ingest import ingest_tensors
 from git_gru.train.architecture import metadata_of
 from git_gru.train.job import Job
-from git_gru.train.weights import TensorData
+
+if TYPE_CHECKING:
+    from git_gru.train.weights import TensorData
 
 PENDING = 2
 """Checkpoints that may be in memory at once: one being committed, one waiting."""
 
-Snapshot = Callable[[], list[TensorData]]
+Snapshot = Callable[[], "list[TensorData]"]
 
 
 class CheckpointError(RunFailedError):
@@ -53,24 +55,67 @@ class Recorder(Protocol):
         """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Where a run's checkpoints go: onto the branch `ref` (full name), each with the tree of the commit `source`, in which only
+    the model at `path` is another.
+
+    `metadata` stands in the model files. `last` is the checkpoint that the run goes on from, None for the source itself; every
+    `resume_every`-th resume state is kept for good (`git_gru.git.run_states`).
+    """
+
+    run: str
+    source: str
+    ref: str
+    path: str
+    metadata: Mapping[str, str]
+    parent_model: str | None
+    last: str | None = None
+    resume_every: int = 0
+
+
+def destination_of(job: Job) -> Destination:
+    """Where the checkpoints of a job go."""
+    return Destination(
+        run=job.run,
+        source=job.source,
+        ref=job.ref,
+        path=job.recipe.model.path,
+        metadata=metadata_of(job.architecture),
+        parent_model=job.parent_model,
+        last=job.start.commit if job.start else None,
+        resume_every=job.recipe.train.resume_every,
+    )
+
+
 @dataclass(frozen=True)
 class _Pending:
     """A checkpoint that is to be committed."""
 
     event: Event
-    weights: list[TensorData]
-    state: list[TensorData] | None
+    weights: "list[TensorData]"
+    state: "list[TensorData] | None"
 
 
 class CommitRecorder:
-    """Makes checkpoints commits. A context manager: leaving it waits until everything is committed."""
+    """Makes checkpoints commits. A context manager: leaving it waits until everything is committed.
 
-    def __init__(self, repo: Repository, job: Job, events: EventWriter) -> None:
+    `committed` is told, in the committing thread, of each event that carries a commit, after it is in the log.
+    """
+
+    def __init__(
+        self,
+        repo: Repository,
+        destination: Destination,
+        events: EventWriter,
+        committed: Callable[[Event], None] = lambda event: None,
+    ) -> None:
         self._repo = repo
-        self._job = job
+        self._destination = destination
         self._events = events
-        self._last = job.start.commit if job.start else job.source
-        self._made = job.start is not None
+        self._committed = committed
+        self._last = destination.last or destination.source
+        self._made = destination.last is not None
         self._failure: Exception | None = None
         self._failed_step = 0
         self._room = threading.Semaphore(PENDING)
@@ -110,6 +155,15 @@ class CommitRecorder:
         event = Event(time=time.time(), step=step, validation=metrics, blocked_s=blocked)
         self._queue.put(_Pending(event, weights, rest))
 
+    def wait(self) -> str | None:
+        """Waits until every checkpoint is committed; the id of the last, None without any. Raises as `checkpoint` does."""
+        for _ in range(PENDING):
+            self._room.acquire()
+        for _ in range(PENDING):
+            self._room.release()
+        self._raise_failure()
+        return self._last if self._made else None
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             kept = (
@@ -131,29 +185,32 @@ class CommitRecorder:
 
     def _commit(self, item: "_Pending") -> None:
         """Stores the weights, commits them onto the run's branch, and tells of it."""
-        job, recipe, event = self._job, self._job.recipe, item.event
+        to, event = self._destination, item.event
         store = self._repo.store()
-        manifest = ingest_tensors(store, item.weights, metadata_of(job.architecture))
+        manifest = ingest_tensors(store, item.weights, to.metadata)
         state = None if item.state is None else ingest_tensors(store, item.state, {"format": "pt"})
         info = CheckpointInfo(
-            run=job.run,
+            run=to.run,
             step=event.step,
             metrics=event.validation,
-            parent_model=job.parent_model,
+            parent_model=to.parent_model,
             resume=None if state is None else state.digest,
         )
         message = checkpoint_message(info)
         commit = build_commit(
             self._repo,
-            source_commit=job.source,
-            path=recipe.model.path,
+            source_commit=to.source,
+            path=to.path,
             manifest=manifest,
             message=message,
             parent=self._last,
         )
         if state is not None:  # before the branch: see git_gru.git.run_states
-            every = recipe.train.resume_every
-            keep_state(self._repo, job.run, checkpoint=commit, step=event.step, state=state, every=every)
-        move_ref(self._repo, job.ref, commit, self._last if self._made else None, message)
+            keep_state(
+                self._repo, to.run, checkpoint=commit, step=event.step, state=state, every=to.resume_every
+            )
+        move_ref(self._repo, to.ref, commit, self._last if self._made else None, message)
         self._last, self._made = commit, True
-        self._events.write(replace(event, time=time.time(), commit=commit))
+        made = replace(event, time=time.time(), commit=commit)
+        self._events.write(made)
+        self._committed(made)

@@ -21,11 +21,12 @@ from git_gru.runs.trailers import CheckpointInfo, parse_checkpoint
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
 from git_gru.tensors.diff import TensorComparison
+from git_gru.train.beginning import environment
 from git_gru.train.failures import find_cause
 from git_gru.train.job import Job, Start
-from git_gru.train.launch import Watcher, environment, follow_agent, prepare_data
+from git_gru.train.launch import Watcher, follow_agent, prepare_data
 from git_gru.train.plan import known_architecture, require_torch
-from git_gru.train.recipe import recipe_of
+from git_gru.train.recipe_file import recipe_of
 
 
 class NotReproducibleError(InputError):
@@ -76,6 +77,11 @@ def find_segment(repo: Repository, rev: str) -> Segment:
             f"the record of the run {info.run}, which made the commit {commit[:10]}, is not here",
             hint="If it was pushed: git gru runs fetch REMOTE",
         ) from error
+    if record.trainer is not None:
+        raise NotReproducibleError(
+            f"the commit {commit[:10]} was made by {record.trainer}, which git-gru cannot start",
+            hint=f"Its run says how it was set: git gru runs show {info.run} --json",
+        )
     return Segment(commit=commit, record=record, start=_start(repo, record, commit), step=info.step)
 
 

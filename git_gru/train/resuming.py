@@ -21,10 +21,11 @@ from git_gru.git.run_refs import METRICS_FILE, find_run, read_checkpoints, read_
 from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import RunRecord, RunState
+from git_gru.train.beginning import environment
 from git_gru.train.job import Start
-from git_gru.train.launch import Watcher, environment, run_held
+from git_gru.train.launch import Watcher, run_held
 from git_gru.train.plan import Plan, known_architecture, require_torch
-from git_gru.train.recipe import recipe_of
+from git_gru.train.recipe_file import DEFAULT_PATH, recipe_of
 
 _LAST_BREATH = 30.0
 """Seconds for which a worker of a launcher that was killed is waited for."""
@@ -58,9 +59,14 @@ def check_resumable(repo: Repository, run: str) -> None:
     """Raises `ResumeRefusedError` for a run that is finished, still running, or somebody else's."""
     record = read_record(repo, run)
     elsewhere = record.host != socket.gethostname()
+    if record.trainer is not None:
+        raise ResumeRefusedError(
+            f"the run {run} was trained by {record.trainer}, which git-gru cannot start",
+            hint=f"Start it again on the run's last commit: git switch {record.branch}",
+        )
     if record.state is RunState.FINISHED:
         raise ResumeRefusedError(
-            f"the run {run} is finished: all its {record.steps} steps are done",
+            f"the run {run} is finished: {record.progress}",
             hint=f"Train on from its last commit: git gru train {record.branch}",
         )
     if is_held(run_folder(repo, run), LAUNCHER):
@@ -113,7 +119,7 @@ def plan_resume(repo: Repository, run: str) -> Plan:
         dirty=record.dirty,
         branch=branch,
         here=record.here,
-        recipe_path=record.recipe_path,
+        recipe_path=record.recipe_path or DEFAULT_PATH,
         recipe=recipe,
         overrides=record.overrides,
         model=models_at(repo, record.source).get(recipe.model.path),

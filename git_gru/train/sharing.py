@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from git_gru.errors import GruError
 from git_gru.git.repository import Repository
@@ -18,12 +19,12 @@ from git_gru.train.plan import Plan
 
 
 class Publisher:
-    """Pushes a run to `remote` whenever it is told that there is something new. Made by `publishing`."""
+    """Pushes a run to `remote` whenever it is told that there is something new. `events` is its log. Made by `publishing`."""
 
-    def __init__(self, repo: Repository, job: Job, remote: str) -> None:
+    def __init__(self, repo: Repository, remote: str, *, run: str, ref: str, events: Path) -> None:
         # of its own: the thread's git objects are not shared
         self._repo = Repository(repo.worktree, repo.git_dir, repo.common_dir, repo.environment)
-        self._job, self._remote = job, remote
+        self._remote, self._run, self._ref, self._events = remote, run, ref, events
         self._pushed = Pushed(None)
         self._news = threading.Event()
         self._over = False
@@ -56,7 +57,7 @@ class Publisher:
     def _push(self) -> None:
         before = self.failure
         try:
-            self._pushed = push_run(self._repo, self._remote, self._job.run, self._job.ref, self._pushed)
+            self._pushed = push_run(self._repo, self._remote, self._run, self._ref, self._pushed)
             self.failure = None
         except (GruError, OSError) as error:
             self.failure = f"not pushed to {self._remote}: {error}"
@@ -64,7 +65,7 @@ class Publisher:
             self._write(self.failure or f"pushing to {self._remote} works again")
 
     def _write(self, message: str) -> None:
-        writer = EventWriter(self._job.events)
+        writer = EventWriter(self._events)
         try:
             writer.write(Event(time=time.time(), step=self.step, message=message))
         except OSError:
@@ -79,7 +80,7 @@ def publishing(repo: Repository, plan: Plan, job: Job) -> Iterator[Publisher | N
     if plan.push is None:
         yield None
         return
-    publisher = Publisher(repo, job, plan.push)
+    publisher = Publisher(repo, plan.push, run=job.run, ref=job.ref, events=job.events)
     try:
         yield publisher
     finally:

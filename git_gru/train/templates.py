@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from git_gru.errors import InputError
-from git_gru.train.recipe import DEFAULT_PATH, SECTIONS, TASK_DATA, recipe_text
+from git_gru.train.recipe import TASK_DATA
+from git_gru.train.recipe_file import DEFAULT_PATH, SECTIONS, recipe_text
 from git_gru.train.section import Rule
 
 KINDS = tuple(TASK_DATA)

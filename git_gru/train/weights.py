@@ -24,7 +24,19 @@ DTYPES: dict[str, torch.dtype] = {
     "BF16": torch.bfloat16,
 }
 _STATE_DTYPES = DTYPES | {"U8": torch.uint8, "I64": torch.int64}
-_NAMES = {dtype: name for name, dtype in _STATE_DTYPES.items()}
+_OTHER_DTYPES = {
+    "BOOL": torch.bool,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "I32": torch.int32,
+    "U16": torch.uint16,
+    "U32": torch.uint32,
+    "U64": torch.uint64,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+_NAMES = {dtype: name for name, dtype in (_STATE_DTYPES | _OTHER_DTYPES).items()}
 RECIPE_DTYPES = {"fp32": "F32", "bf16": "BF16"}
 
 
@@ -39,7 +51,12 @@ def snapshot(network: nn.Module, dtype: str) -> list[TensorData]:
 
 
 def copied(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) -> TensorData:
-    """A copy of a tensor on the CPU, as `dtype` (by default its own); later changes to the tensor do not reach it."""
+    """A copy of a tensor on the CPU, as `dtype` (by default its own); later changes to the tensor do not reach it.
+
+    Raises `WeightsError` for a dtype that safetensors does not have.
+    """
+    if (dtype or tensor.dtype) not in _NAMES:
+        raise WeightsError(f"the tensor {name} is {tensor.dtype}, which a safetensors file cannot hold")
     copy = tensor.detach().to("cpu", dtype or tensor.dtype, copy=True).contiguous()
     data = memoryview(copy.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
     return name, _NAMES[copy.dtype], tuple(copy.shape), data

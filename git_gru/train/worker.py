@@ -27,7 +27,7 @@ def train(job_file: Path) -> None:
     from git_gru.runs.metrics import EventWriter
     from git_gru.train.engine import Engine
     from git_gru.train.job import Job
-    from git_gru.train.recorder import CommitRecorder
+    from git_gru.train.recorder import CommitRecorder, destination_of
     from git_gru.train.world import join
 
     job = Job.read(job_file)
@@ -38,7 +38,8 @@ def train(job_file: Path) -> None:
     world = join(job.recipe.launch.device, rank=rank, size=size, local_rank=local_rank, local_size=local_size)
     repo = Repository.find(job.repository)
     if rank == 0:
-        with hold(job.folder, WORKER), CommitRecorder(repo, job, EventWriter(job.events)) as recorder:
+        recorder = CommitRecorder(repo, destination_of(job), EventWriter(job.events))
+        with hold(job.folder, WORKER), recorder:
             Engine(job, world, repo, recorder).run()
     else:
         Engine(job, world, repo, None).run()

@@ -353,6 +353,29 @@ def test_pull_leaves_edits_alone_and_fills_gaps(pushed, make_arrays):
     assert pushed.read("sub dir/ü.safetensors") == expected
 
 
+def test_pull_refuses_a_path_without_models_before_it_writes(pushed):
+    pushed.write("notes/n.txt", b"x")
+    pushed.commit("notes")
+    (pushed.path / MODEL).unlink()
+    for wrong in ("notes", "nosuch.safetensors"):
+        refused = pushed.gru("pull", MODEL, wrong)
+        assert refused.returncode == 4
+        assert f"no model at {wrong}".encode() in refused.stderr
+        assert not (pushed.path / MODEL).exists()
+
+
+def test_pull_says_which_commit_needs_what_is_nowhere(pushed, make_arrays):
+    pushed.git("remote", "rename", "origin", "hub")
+    pushed.git("remote", "remove", "hub")
+    pushed.write(MODEL, make_arrays(5))
+    commit = pushed.commit("never pushed")
+    shutil.rmtree(pushed.path / ".git/gru/store.git")
+    (pushed.path / MODEL).unlink()
+    pulled = pushed.gru("pull", MODEL)
+    assert pulled.returncode != 0
+    assert f"needed for {MODEL} in commit {commit[:10]}" in pulled.stderr.decode()
+
+
 def test_pull_stays_within_a_sparse_checkout(pushed, hub, tmp_path, at, make_arrays):
     for folder, seed in (("in", 4), ("out", 5), ("out/er", 6)):
         pushed.write(f"{folder}/m.safetensors", make_arrays(seed))

@@ -65,7 +65,7 @@ def test_a_rollback_takes_the_curves_back() -> None:
 
 
 def test_rates_by_rank() -> None:
-    other = Event(time=1, step=10, rank=1, tokens_per_s=20.0)
+    other = Event(time=1, step=10, rates=(30.0, 20.0))
     snapshot = snapshot_of(record(), [logged(10), other], now=110.0)
-    assert snapshot.rates == {0: 50.0, 1: 20.0}
+    assert snapshot.rates == (30.0, 20.0)
     assert snapshot.tokens_per_s == [(10, 50.0)]

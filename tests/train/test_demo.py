@@ -7,7 +7,7 @@ import pytest
 
 from git_gru.errors import InputError
 from git_gru.train.demo import DATA_BYTES, VALIDATION_BYTES, check_target, kept_sizes, write_files
-from git_gru.train.recipe import parse_recipe
+from git_gru.train.recipe_file import parse_recipe
 
 
 def files_of(folder: Path) -> dict[str, bytes]:

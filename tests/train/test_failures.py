@@ -10,7 +10,7 @@ import pytest
 from git_gru.runs.metrics import Event, EventWriter
 from git_gru.train.failures import LOG_BYTES, collect_logs, find_cause, step_noted
 from git_gru.train.job import Job
-from git_gru.train.recipe import recipe_of
+from git_gru.train.recipe_file import recipe_of
 
 LOST = {
     "rank": 0, "exitcode": 1, "message": "RuntimeError: Connection closed by peer",

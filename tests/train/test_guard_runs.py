@@ -18,7 +18,7 @@ from git_gru.train.guard import DivergedError
 from git_gru.train.job import Job
 from git_gru.train.launch import prepare_data
 from git_gru.train.plan import read_recipe
-from git_gru.train.recorder import CommitRecorder
+from git_gru.train.recorder import CommitRecorder, destination_of
 from git_gru.train.tasks.language_model import LanguageModelTask
 from git_gru.train.world import World
 
@@ -47,7 +47,7 @@ def train(project: Any, job: Job, poison: Callable[[int, torch.Tensor], torch.Te
     """Trains; `poison(n, loss)` gives the loss of the n-th batch. Returns the samples of all batches taken."""
     torch.set_num_threads(1)
     repo, taken = project.work.repository, []
-    with CommitRecorder(repo, job, EventWriter(job.events)) as recorder:
+    with CommitRecorder(repo, destination_of(job), EventWriter(job.events)) as recorder:
         engine = Engine(job, World.alone(), repo, recorder)
         batch, loss = engine._train.batch, engine._task.loss
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_gru.train.recipe import SECTIONS, Recipe, parse_recipe, recipe_of, reference
+from git_gru.train.recipe import Recipe
+from git_gru.train.recipe_file import SECTIONS, parse_recipe, recipe_of, reference
 from git_gru.train.section import RecipeError
 
 ROOT = Path(__file__).parents[2]

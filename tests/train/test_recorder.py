@@ -14,7 +14,7 @@ from git_gru.runs.metrics import Event, EventWriter, parse_events
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.train import recorder as module
 from git_gru.train.job import Job
-from git_gru.train.recipe import recipe_of
+from git_gru.train.recipe_file import recipe_of
 
 
 @pytest.fixture
@@ -37,7 +37,9 @@ def weights(value: int) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
 
 
 def test_checkpoints_become_commits_in_order(repo: Any, job: Job) -> None:
-    with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+    with module.CommitRecorder(
+        repo.repository, module.destination_of(job), EventWriter(job.events)
+    ) as recorder:
         for step in range(1, 6):
             recorder.checkpoint(step, lambda value=step: weights(value), {"val_loss": 1.0 / step})
     commits = repo.git("rev-list", "--reverse", f"{job.source}..gru/r").split()
@@ -64,7 +66,9 @@ def test_training_waits_before_a_third_checkpoint(
         taken.append(step)
         return weights(step)
 
-    with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+    with module.CommitRecorder(
+        repo.repository, module.destination_of(job), EventWriter(job.events)
+    ) as recorder:
 
         def train() -> None:
             for step in (1, 2, 3):
@@ -94,7 +98,9 @@ def test_a_failing_commit_stops_the_run_and_earlier_ones_stay(
     monkeypatch.setattr(module, "ingest_tensors", full_at_the_second)
     said = r"step 2 could not be committed: .*No space left on device; the last commit is [0-9a-f]{10}"
     with pytest.raises(module.CheckpointError, match=said) as caught:
-        with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+        with module.CommitRecorder(
+            repo.repository, module.destination_of(job), EventWriter(job.events)
+        ) as recorder:
             for step in range(1, 10):
                 recorder.checkpoint(step, lambda value=step: weights(value), {})
     assert caught.value.exit_code == 7
@@ -112,7 +118,9 @@ def test_the_failure_is_told_at_the_next_event_too(
 
     monkeypatch.setattr(module, "ingest_tensors", fail)
     with pytest.raises(module.CheckpointError, match="nothing was committed before it"):
-        with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+        with module.CommitRecorder(
+            repo.repository, module.destination_of(job), EventWriter(job.events)
+        ) as recorder:
             recorder.checkpoint(1, lambda: weights(1), {})
             failed.wait()
             while True:
@@ -120,7 +128,9 @@ def test_the_failure_is_told_at_the_next_event_too(
 
 
 def test_a_checkpoint_and_its_resume_state_name_each_other(repo: Any, job: Job) -> None:
-    with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+    with module.CommitRecorder(
+        repo.repository, module.destination_of(job), EventWriter(job.events)
+    ) as recorder:
         for step in (1, 2):
             recorder.checkpoint(step, lambda: weights(1), {}, lambda value=step: weights(10 + value))
     states = read_states(repo.repository, "r")
@@ -147,7 +157,9 @@ def test_a_branch_that_cannot_be_moved_leaves_the_state_of_the_commit_that_was_t
 
     monkeypatch.setattr(module, "move_ref", only_once)
     with pytest.raises(module.CheckpointError):
-        with module.CommitRecorder(repo.repository, job, EventWriter(job.events)) as recorder:
+        with module.CommitRecorder(
+            repo.repository, module.destination_of(job), EventWriter(job.events)
+        ) as recorder:
             for step in (1, 2):
                 recorder.checkpoint(step, lambda: weights(1), {}, lambda value=step: weights(10 + value))
     states = read_states(repo.repository, "r")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from git_gru.train.recipe import TASK_DATA, parse_recipe
+from git_gru.train.recipe import TASK_DATA
+from git_gru.train.recipe_file import parse_recipe
 from git_gru.train.templates import KINDS, new_recipe, write_new
 
 

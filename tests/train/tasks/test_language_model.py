@@ -9,7 +9,8 @@ import torch
 
 from git_gru.train.architecture import architecture_of
 from git_gru.train.corpus.text import Windows
-from git_gru.train.recipe import ModelRecipe, recipe_of
+from git_gru.train.recipe import ModelRecipe
+from git_gru.train.recipe_file import recipe_of
 from git_gru.train.sharding import batch_plan, share
 from git_gru.train.tasks.language_model import LanguageModelTask, TextSamples
 
