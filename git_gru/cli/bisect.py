@@ -5,12 +5,12 @@ import dataclasses
 import click
 
 from git_gru.cli.boundary import say
+from git_gru.cli.recipe_options import recipe_option
 from git_gru.cli.render import emit_json, json_option, line, plural
 from git_gru.git.repository import Repository
 from git_gru.train.bisecting import Answer, Culprit, Question, Trial, bisect, candidates
 from git_gru.train.evaluations import evaluate
 from git_gru.train.plan import require_torch
-from git_gru.train.recipe_file import DEFAULT_PATH
 
 _LISTED = 20
 
@@ -21,14 +21,7 @@ _LISTED = 20
 @click.option("--metric", required=True, metavar="NAME", help="What git gru eval calls it, such as val_loss.")
 @click.option("--above", type=float, metavar="X", help="A metric above X is bad.")
 @click.option("--below", type=float, metavar="X", help="A metric below X is bad.")
-@click.option(
-    "--recipe",
-    "recipe_path",
-    default=DEFAULT_PATH,
-    show_default=True,
-    metavar="PATH",
-    help="The recipe in the commits.",
-)
+@recipe_option
 @json_option
 def command(
     good: str, bad: str, metric: str, above: float | None, below: float | None, recipe_path: str, as_json: bool

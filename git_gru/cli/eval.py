@@ -4,30 +4,17 @@ import dataclasses
 
 import click
 
+from git_gru.cli.recipe_options import recipe_option, set_option
 from git_gru.cli.render import emit_json, json_option, table
 from git_gru.git.repository import Repository
 from git_gru.train.evaluations import evaluate
 from git_gru.train.plan import require_torch
-from git_gru.train.recipe_file import DEFAULT_PATH
 
 
 @click.command("eval", short_help="Evaluate a model on the recipe's validation data.")
 @click.argument("names", metavar="[REV[:PATH]]...", nargs=-1)
-@click.option(
-    "--recipe",
-    "recipe_path",
-    default=DEFAULT_PATH,
-    show_default=True,
-    metavar="PATH",
-    help="The recipe in the commit.",
-)
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe; may be repeated.",
-)
+@recipe_option
+@set_option
 @click.option("--fresh", is_flag=True, help="Evaluate again what was evaluated before.")
 @json_option
 def command(

@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 
 from git_gru.cli.chart import chart
+from git_gru.cli.recipe_options import recipe_option, set_option
 from git_gru.cli.render import emit_json, human_number, json_option, line, table
 from git_gru.git.repository import Repository
 from git_gru.train.plan import require_torch
-from git_gru.train.recipe_file import DEFAULT_PATH
 
 _HEIGHT = 10
 
@@ -26,12 +26,8 @@ _HEIGHT = 10
     metavar="FILE",
     help="Write a picture too (by matplotlib).",
 )
-@click.option(
-    "--recipe", "recipe_path", default=DEFAULT_PATH, show_default=True, metavar="PATH", help="The recipe in the commit."
-)  # fmt: skip
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
-)  # fmt: skip
+@recipe_option
+@set_option
 @json_option
 def command(
     name: str, horizon: int | None, only: tuple[str, ...], png: Path | None, recipe_path: str,

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from git_gru.cli.recipe_options import set_option
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.errors import InputError
 from git_gru.train.recipe_file import DEFAULT_PATH, parse_recipe, recipe_text
@@ -12,9 +13,7 @@ from git_gru.train.recipe_file import DEFAULT_PATH, parse_recipe, recipe_text
 @click.command("recipe", short_help="Check a recipe, or show it with all defaults.")
 @click.argument("file", default=DEFAULT_PATH, type=click.Path(path_type=Path))
 @click.option("--check", is_flag=True, help="Only say whether it is valid.")
-@click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key of the recipe; may be repeated."
-)  # fmt: skip
+@set_option
 @json_option
 def command(file: Path, check: bool, overrides: tuple[str, ...], as_json: bool) -> None:
     """Read the recipe FILE (default gru.toml, as it is here) and show it as it would take effect, all defaults filled in.

@@ -10,6 +10,7 @@ from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import INTERRUPTED
 from git_gru.cli.exporting import TensorBoardExport
 from git_gru.cli.progress import RunProgress
+from git_gru.cli.recipe_options import recipe_option, set_option
 from git_gru.cli.render import emit_json, json_option, line
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run
@@ -17,33 +18,19 @@ from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import Watcher, fast_forward, run_plan
 from git_gru.train.plan import Plan, Request, make_plan
-from git_gru.train.recipe_file import DEFAULT_PATH
 from git_gru.train.resuming import resume
 
 
 @click.command("train", short_help="Train from a commit into new commits.")
 @click.argument("commit", default="HEAD")
-@click.option(
-    "--recipe",
-    "recipe_path",
-    default=DEFAULT_PATH,
-    show_default=True,
-    metavar="PATH",
-    help="The recipe in the commit.",
-)
+@recipe_option
 @click.option("--branch", metavar="NAME", help="The new branch for checkpoints (by default gru/<run id>).")
 @click.option("--here", is_flag=True, help="At the end, fast-forward the current branch and its worktree.")
 @click.option(
     "--nproc", type=click.IntRange(min=1), metavar="N", help="Workers on this machine (launch.nproc)."
 )
 @click.option("--allow-dirty", is_flag=True, help="Start from a snapshot of the worktree with its changes.")
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a key of the recipe; may be repeated.",
-)
+@set_option
 @click.option(
     "--push", metavar="REMOTE", help="Push checkpoints, their models and the run's record as they are made."
 )

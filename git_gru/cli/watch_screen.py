@@ -139,11 +139,13 @@ def _speed(snapshot: Snapshot, width: int, height: int) -> list[Text]:
         return [title, *chart([(snapshot.tokens_per_s, _OTHER)], width, height - 1)]
     title.append("  by worker, without waiting", "dim")
     most = max(snapshot.rates) or 1.0
+    numbers = [f" {rate:,.0f}" for rate in snapshot.rates]
+    if len(set(snapshot.shares)) > 1:  # workers of unequal speed
+        numbers = [f"{rate}, share {held}" for rate, held in zip(numbers, snapshot.shares, strict=False)]
+    room = width - 10 - max(map(len, numbers))
     rows = [
-        Text.assemble(
-            (f"rank {rank:<4}", "dim"), ("▇" * round((width - 22) * rate / most), _OTHER), f" {rate:,.0f}"
-        )
-        for rank, rate in enumerate(snapshot.rates)
+        Text.assemble((f"rank {rank:<4}", "dim"), ("▇" * round(room * rate / most), _OTHER), number)
+        for rank, (rate, number) in enumerate(zip(snapshot.rates, numbers, strict=True))
     ]
     return [title, *rows[: height - 1]]
 

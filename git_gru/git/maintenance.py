@@ -20,7 +20,7 @@ from git_gru.git.history import model_history
 from git_gru.git.repository import Repository
 from git_gru.git.run import LOCAL_VARIABLES, child_environment
 from git_gru.store.collect import Collected
-from git_gru.store.objects import Pack
+from git_gru.store.pack_reader import Pack
 from git_gru.store.repack import RepackReport, repack
 from git_gru.store.rewrite import LARGE_PACK, free_of_garbage, mostly_used
 from git_gru.store.store import Store

@@ -21,18 +21,20 @@ def metrics_csv(events: Sequence[Event]) -> str:
     """A header and a row for each event; what an event does not have is empty, of an incident stands its kind.
 
     Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, what else a
-    trainer logged, `rate_0` and so on (each rank's tokens per second), `commit`, `blocked_s`, `incident`, `message`. After a
-    rollback lower steps follow on higher ones.
+    trainer logged, `rate_0`, `share_0` and so on (each rank's tokens per second, and its samples of a step), `commit`,
+    `blocked_s`, `incident`, `message`. After a rollback lower steps follow on higher ones.
     """
     more = list(dict.fromkeys(name for event in events for name in event.validation))
     more += dict.fromkeys(name for event in events for name in event.metrics)
-    more += [f"rate_{rank}" for rank in range(max((len(event.rates) for event in events), default=0))]
+    ranks = range(max((len(event.rates) for event in events), default=0))
+    more += [f"{what}_{rank}" for what in ("rate", "share") for rank in ranks]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*_FIRST, *more, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
     for row in metrics_json(events):
         if "incident" in row:
             row["incident"] = row["incident"]["kind"]
-        rates = {f"rate_{rank}": rate for rank, rate in enumerate(row.pop("rates", ()))}
-        writer.writerow(row | row.pop("metrics", {}) | rates)
+        for what in ("rate", "share"):
+            row |= {f"{what}_{rank}": value for rank, value in enumerate(row.pop(f"{what}s", ()))}
+        writer.writerow(row | row.pop("metrics", {}))
     return out.getvalue()

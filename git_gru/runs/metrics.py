@@ -11,6 +11,7 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `lr` | learning rate of that step |
 | `tokens_per_s` | throughput of all workers together, evaluation and committing not counted |
 | `rates` | tokens per second of each rank while it computed, by rank: what it waited for others is left out |
+| `shares` | samples of a step by rank, from now on |
 | `val_…` | validation metrics, `val_loss` first |
 | `metrics` | what a user's own trainer logs beside these: an object of numbers |
 | `commit` | the checkpoint commit made of that step |
@@ -48,6 +49,7 @@ class Event:
     lr: float | None = None
     tokens_per_s: float | None = None
     rates: tuple[float, ...] = ()
+    shares: tuple[int, ...] = ()
     validation: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
@@ -67,6 +69,8 @@ class Event:
             line["incident"] = self.incident.as_json()
         if self.rates:
             line["rates"] = list(self.rates)
+        if self.shares:
+            line["shares"] = list(self.shares)
         if self.metrics:
             line["metrics"] = dict(self.metrics)
         line.update(self.validation)
@@ -83,6 +87,8 @@ def parse_event(line: bytes) -> Event | None:
         values |= {key: str(data[key]) for key in _TEXTS if key in data}
         if "rates" in data:
             values["rates"] = tuple(float(rate) for rate in data["rates"])
+        if "shares" in data:
+            values["shares"] = tuple(int(held) for held in data["shares"])
         if "metrics" in data:
             values["metrics"] = {str(key): float(value) for key, value in data["metrics"].items()}
         if "incident" in data:

@@ -21,7 +21,7 @@ class Snapshot:
     """See the module. Times in seconds; `left` is None when it cannot be told, as `elapsed` goes on while the run does.
 
     After a rollback the curves hold what came after it only. `rates` are the newest tokens per second of each rank while it
-    computed, by rank; empty where nobody tells.
+    computed, by rank, and `shares` the samples of a step that it takes; both are empty where nobody tells.
     """
 
     id: str
@@ -38,6 +38,7 @@ class Snapshot:
     lr: Curve
     tokens_per_s: Curve
     rates: Sequence[float]
+    shares: Sequence[int]
     checkpoints: Sequence[Checkpoint]
     incidents: Sequence[Incident]
     messages: Sequence[str]
@@ -78,6 +79,7 @@ def snapshot_of(record: RunRecord, events: Sequence[Event], now: float) -> Snaps
         lr=_curve(kept, "lr"),
         tokens_per_s=_curve(kept, "tokens_per_s"),
         rates=next((event.rates for event in reversed(kept) if event.rates), ()),
+        shares=next((event.shares for event in reversed(kept) if event.shares), ()),
         checkpoints=tuple(made.values()),
         incidents=tuple(event.incident for event in events if event.incident) or record.incidents,
         messages=tuple(event.message for event in events if event.message and not event.incident),

@@ -17,7 +17,8 @@ from git_gru.ids import Buffer
 from git_gru.store.batches import BATCH_BYTES, batches, lengths_of
 from git_gru.store.codec import ChunkDamagedError, inspect
 from git_gru.store.manifest import Manifest
-from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
+from git_gru.store.objects import ObjectMissingError, Objects
+from git_gru.store.pack_reader import REPAIR, ObjectDamagedError
 from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, ModelMissingError, Store, read_chunk
 from git_gru.store.trees import StoreTree, TreeError, model_blobs

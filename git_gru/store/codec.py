@@ -21,7 +21,7 @@ from git_gru.formats.safetensors import HeaderError, json_length, parse_header, 
 from git_gru.ids import Buffer, is_id
 from git_gru.store import transform
 from git_gru.store.chunks import LONGEST_CHUNK
-from git_gru.store.objects import REPAIR
+from git_gru.store.pack_reader import REPAIR
 
 SAMPLE_BYTES = 1 << 15
 SAMPLE_PIECES = 16

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, decode, encode_plain, inspect
-from git_gru.store.objects import UNREADABLE, Pack
+from git_gru.store.pack_reader import UNREADABLE, Pack
 from git_gru.store.rewrite import Rewrite, free_of_garbage
 from git_gru.store.store import LONGEST_CHAIN, Store
 from git_gru.store.trees import items_there

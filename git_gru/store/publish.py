@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from git_gru.store.batches import BATCH_BYTES, batches, lengths_of
 from git_gru.store.bring import fetch_trees
 from git_gru.store.manifest import Manifest
-from git_gru.store.objects import ObjectDamagedError, ObjectMissingError
+from git_gru.store.objects import ObjectMissingError
+from git_gru.store.pack_reader import ObjectDamagedError
 from git_gru.store.packs import Entry, PackWriter
 from git_gru.store.plan import Kept, Plan
 from git_gru.store.remote import Remote, RemoteError, blamed

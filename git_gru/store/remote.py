@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from git_gru.errors import GruError, StoreError
-from git_gru.store.objects import REPAIR, ObjectDamagedError
+from git_gru.store.pack_reader import REPAIR, ObjectDamagedError
 
 NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
 

@@ -26,7 +26,7 @@ from git_gru.errors import StoreError
 from git_gru.ids import Buffer
 from git_gru.store.codec import encode_plain, inspect
 from git_gru.store.lookup import ChunkRow
-from git_gru.store.objects import UNREADABLE, Pack
+from git_gru.store.pack_reader import UNREADABLE, Pack
 from git_gru.store.packs import Entry, PackWriter, make_entry, sync_folder
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.promised import remote_objects

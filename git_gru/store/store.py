@@ -21,7 +21,8 @@ from git_gru.ids import Buffer, digest
 from git_gru.store.codec import ChunkDamagedError, Encoding, decode, inspect, top_plane
 from git_gru.store.locking import store_lock
 from git_gru.store.manifest import Manifest
-from git_gru.store.objects import REPAIR, ObjectDamagedError, ObjectMissingError, Objects
+from git_gru.store.objects import ObjectMissingError, Objects
+from git_gru.store.pack_reader import REPAIR, ObjectDamagedError
 from git_gru.store.packs import no_room, sync_folder
 from git_gru.store.pipeline import Pool
 from git_gru.store.transform import keep_memory

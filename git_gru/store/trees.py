@@ -12,7 +12,8 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer, is_id
-from git_gru.store.objects import REPAIR, Objects
+from git_gru.store.objects import Objects
+from git_gru.store.pack_reader import REPAIR
 from git_gru.store.packs import Entry, make_entry
 
 FORMAT_TEXT = b"git-gru store 1\n"

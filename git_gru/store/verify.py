@@ -12,8 +12,9 @@ from pathlib import Path
 
 from git_gru.errors import StoreError
 from git_gru.store.codec import MAX_BLOB_HEADER, inspect
-from git_gru.store.objects import ObjectMissingError, Pack
+from git_gru.store.objects import ObjectMissingError
 from git_gru.store.open_files import OpenFiles
+from git_gru.store.pack_reader import Pack
 from git_gru.store.packs import make_entry
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.store import LONGEST_CHAIN, ChunkMissingError, Store, read_chunk

@@ -29,8 +29,11 @@ def main() -> int:
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    from git_gru.train import rendezvous
+
+    rendezvous.register()
     try:
-        run.run(run.parse_args(_arguments(job, job_file)))  # type: ignore[no-untyped-call]
+        run.run(run.parse_args(_arguments(job, job_file, rendezvous.BACKEND)))  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         failures = [_told(rank, failure) for rank, failure in sorted(error.failures.items())]
         job.failures.write_text(json.dumps(failures, indent=1))
@@ -38,13 +41,12 @@ def main() -> int:
     return 0
 
 
-def _arguments(job: Job, job_file: str) -> list[str]:
-    """For `torch.distributed.run`: one machine, a free port of its own, no restarts, everything printed into files."""
+def _arguments(job: Job, job_file: str, backend: str) -> list[str]:
+    """For `torch.distributed.run`: one machine, no restarts, everything printed into files."""
     return [
         "--nnodes=1",
         f"--nproc-per-node={job.recipe.launch.nproc}",
-        "--rdzv-backend=c10d",
-        "--rdzv-endpoint=localhost:0",
+        f"--rdzv-backend={backend}",
         f"--rdzv-id={job.run}",
         "--local-addr=127.0.0.1",  # by default the host's name, which need not resolve
         "--max-restarts=0",
@@ -60,7 +62,6 @@ def _variables(threads: str) -> dict[str, str]:
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
-        "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",  # shared, gloo reads stale addresses after a restart
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # what deterministic matrix products need on a GPU
         "PYTHONSAFEPATH": "1",  # workers import nothing from the folder they happen to stand in
         AGENT_VARIABLE: str(os.getpid()),

@@ -26,6 +26,7 @@ from git_gru.git.run_refs import read_checkpoints
 from git_gru.git.run_states import read_state
 from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.metrics import VALIDATION_PREFIX, Event
+from git_gru.train.balance import Balancer
 from git_gru.train.corpus import TRAIN, VALIDATION
 from git_gru.train.failures import step_noted
 from git_gru.train.guard import DivergedError, Guard
@@ -36,7 +37,7 @@ from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.resume import capture, rank_states, restore
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import Indices, batch_plan, share
+from git_gru.train.sharding import Indices, batch_plan
 from git_gru.train.sync import build_strategy
 from git_gru.train.tasks import Batch, Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
@@ -81,6 +82,7 @@ class Engine:
         self._batches = batch_plan(recipe, samples=len(self._train))
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
+        self._balance = Balancer(recipe.balance, batch=recipe.train.batch, ranks=world.size, rank=world.rank)
         self._graded = 0.0
         if world.size > 1:
             for parameter in self._network.parameters():
@@ -131,6 +133,8 @@ class Engine:
         logging = last or step % recipe.log_every == 0
         checkpointing = last or step % recipe.checkpoint_every == 0
         evaluating = not checkpointing and recipe.eval_every > 0 and step % recipe.eval_every == 0
+        if self._balance.due(step):
+            self._balance.rebalance(self._world.sum(self._balance.measured()))
         if self._guard.due() or logging or checkpointing or evaluating:
             self._guard.check()
         if logging:
@@ -181,8 +185,10 @@ class Engine:
         self._meter.terms += terms
         self._meter.steps += 1
         end = time.perf_counter()
+        computing = end - start - (synchronised - (self._graded or synchronised))
         self._meter.seconds += end - start
-        self._meter.computing += end - start - (synchronised - (self._graded or synchronised))
+        self._meter.computing += computing
+        self._balance.took(computing)
 
     def _batch(self, step: int) -> tuple[Batch, int]:
         """This rank's part of a step's batch, and how many terms its loss has."""
@@ -206,6 +212,7 @@ class Engine:
         """Writes the training loss and the throughput since the last such line down."""
         start = time.perf_counter()
         meter, self._meter = self._meter, self._fresh_meter()
+        shares = self._balance.shares
         rates = [0.0] * self._world.size
         rates[self._world.rank] = meter.terms / meter.computing
         loss, terms, *rates = self._world.sum([float(meter.loss), meter.terms, *rates])
@@ -217,13 +224,14 @@ class Engine:
             Event(
                 time=time.time(), step=step, loss=loss / terms, lr=self._learning_rate(step),
                 tokens_per_s=rate, rates=tuple(round(own, 1) for own in rates) if len(rates) > 1 else (),
+                shares=shares if len(shares) > 1 else (),
             )
         )  # fmt: skip
 
     def _samples(self, step: int, rank: int | None) -> Indices:
         """The samples of a step: those of one rank, or of the whole batch."""
         batch = self._batches.indices(step + self._guard.course.skipped)
-        return batch if rank is None else batch[share(len(batch), self._world.size, rank)]
+        return batch if rank is None else batch[self._balance.slice_of(rank)]
 
     def _learning_rate(self, step: int) -> float:
         return learning_rate(self._recipe.train, step) * self._guard.course.lr_scale

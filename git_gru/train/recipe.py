@@ -212,6 +212,21 @@ class SyncRecipe(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BalanceRecipe(Section):
+    """`[balance]`: how work is shared among workers of unequal speed."""
+
+    name: ClassVar[str] = "balance"
+
+    mode: str = _key(
+        "off", "`adaptive`: a worker takes as many samples as it is fast", choices=("off", "adaptive")
+    )
+    every: int = _key(10, "steps between looks at the workers' speeds", least=1, most=100_000)
+    threshold: float = _key(
+        0.1, "share of a step's time that must be gained for shares to change", least=0, below=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuardRecipe(Section):
     """`[guard]`: what is watched for while training, and what follows."""
 
@@ -261,6 +276,7 @@ class Recipe:
     data: DataRecipe
     train: TrainRecipe
     sync: SyncRecipe
+    balance: BalanceRecipe
     guard: GuardRecipe
     launch: LaunchRecipe
 
@@ -268,6 +284,10 @@ class Recipe:
         if self.data.kind != (wanted := TASK_DATA[self.model.task]):
             raise RecipeError(
                 f'model.task = "{self.model.task}" learns from data.kind = "{wanted}", not "{self.data.kind}"'
+            )
+        if self.data.stateful and self.balance.mode != "off":
+            raise RecipeError(
+                "balance.mode: with data.stateful a worker keeps its rows of the batch, so shares cannot change"
             )
 
     def as_json(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from git_gru.train.recipe import (
+    BalanceRecipe,
     DataRecipe,
     GuardRecipe,
     LaunchRecipe,
@@ -25,7 +26,15 @@ DEFAULT_PATH = "gru.toml"
 
 SECTIONS: dict[str, type[Section]] = {
     section.name: section
-    for section in (ModelRecipe, DataRecipe, TrainRecipe, SyncRecipe, GuardRecipe, LaunchRecipe)
+    for section in (
+        ModelRecipe,
+        DataRecipe,
+        TrainRecipe,
+        SyncRecipe,
+        BalanceRecipe,
+        GuardRecipe,
+        LaunchRecipe,
+    )
 }
 
 

@@ -51,7 +51,7 @@ class Recorder(Protocol):
     ) -> None:
         """Takes snapshots of the weights and of the resume state now and keeps them in time.
 
-        Raises when an earlier checkpoint failed.
+        Raises when an earlier checkpoint failed, and what a snapshot raises: nothing is kept then.
         """
 
 
@@ -149,8 +149,12 @@ class CommitRecorder:
         """Copies the weights and the resume state and hands them to the thread; waits when it is `PENDING` checkpoints behind."""
         start = time.monotonic()
         self._room.acquire()
-        self._raise_failure()
-        weights, rest = snapshot(), state() if state is not None else None
+        try:
+            self._raise_failure()
+            weights, rest = snapshot(), state() if state is not None else None
+        except BaseException:
+            self._room.release()
+            raise
         blocked = round(time.monotonic() - start, 4)
         event = Event(time=time.time(), step=step, validation=metrics, blocked_s=blocked)
         self._queue.put(_Pending(event, weights, rest))

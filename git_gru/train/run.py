@@ -15,6 +15,7 @@ Commits are made off the training path, on a branch of the run's own; worktree, 
 """
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -65,7 +66,8 @@ class Run:
     Leaving the block waits until everything is committed. An exception that leaves it makes the run *failed* (Ctrl-C, or a
     request to stop: *stopped*); what was committed before stays.
 
-    Entering raises `InputError` for what cannot be (no such commit, a branch that is there already, a path that is not tracked).
+    Raises `InputError` for a `config` that is no JSON, and on entering for what cannot be: no such commit, a branch that is there
+    already, a path that is not tracked.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Run:
         """The branch that is committed to; None as `id` is."""
         self._is_writer = os.environ.get("RANK", "0") == "0"
         self._commit, self._branch, self._allow_dirty = commit, branch, allow_dirty
-        self._config, self._steps, self._push = dict(config or {}), steps, push
+        self._config, self._steps, self._push = _plain(config or {}), steps, push
         self._metadata = {"format": "pt", **(metadata or {})}
         self._where = Path(repository) if repository is not None else None
         self._exit = contextlib.ExitStack()
@@ -211,14 +213,17 @@ class Run:
                 f"a commit carries validation metrics, whose names begin with {VALIDATION_PREFIX}, and not {wrong[0]}",
                 hint=f"Say {VALIDATION_PREFIX}{wrong[0]}, or log it: run.log(step, {wrong[0]}=…)",
             )
-        recorder = self._begun()
-        tensors = snapshot_of(model)
-        if not allow_non_finite and (bad := nonfinite_names(tensors)):
-            raise NonFiniteError(
-                f"step {step}: not committed, because weights are NaN or infinite: {', '.join(bad[:3])}",
-                hint="Go back to an earlier commit, or commit them all the same: allow_non_finite=True",
-            )
-        recorder.checkpoint(step, lambda: tensors, {name: float(value) for name, value in metrics.items()})
+
+        def snapshot() -> "list[TensorData]":
+            tensors = snapshot_of(model)
+            if not allow_non_finite and (bad := nonfinite_names(tensors)):
+                raise NonFiniteError(
+                    f"step {step}: not committed, because weights are NaN or infinite: {', '.join(bad[:3])}",
+                    hint="Go back to an earlier commit, or commit them all the same: allow_non_finite=True",
+                )
+            return tensors
+
+        self._begun().checkpoint(step, snapshot, {name: float(value) for name, value in metrics.items()})
         self._step = max(self._step, step)
 
     def wait(self) -> str | None:
@@ -287,6 +292,15 @@ class Run:
             metrics=last_validation(parse_events((self._folder / METRICS_FILE).read_bytes())),
             traceback="".join(traceback.format_exception(reason)),
         )
+
+
+def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What stands in the record."""
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"config is written down as JSON, and this is none: {error}") from error
+    return plain
 
 
 def snapshot_of(model: "nn.Module | Mapping[str, Any]") -> "list[TensorData]":

@@ -28,7 +28,8 @@ from git_gru.store.codec import ChunkDamagedError, encode_delta, encode_plain
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import MAX_MANIFEST, Manifest, parse_manifest
 from git_gru.store.memory_remote import MemoryHub, MemoryRemote
-from git_gru.store.objects import LONGEST_OBJECT, ObjectDamagedError, Objects
+from git_gru.store.objects import Objects
+from git_gru.store.pack_reader import LONGEST_OBJECT, ObjectDamagedError
 from git_gru.store.packs import Entry, PackWriter, entry_header, make_entry
 from git_gru.store.publish import publish
 from git_gru.store.remote import RemoteError

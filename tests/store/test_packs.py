@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from git_gru.errors import MachineError, StoreError
 from git_gru.store import packs
-from git_gru.store.objects import ObjectDamagedError, ObjectMissingError, Objects, Pack
+from git_gru.store.objects import ObjectMissingError, Objects
 from git_gru.store.open_files import OpenFiles
+from git_gru.store.pack_reader import ObjectDamagedError, Pack
 from git_gru.store.packs import Entry, PackWriter, deflated_entry, entry_header, make_entry
 
 Git = Callable[..., str]

@@ -8,7 +8,7 @@ from git_gru.store.bring import bring
 from git_gru.store.codec import ChunkDamagedError
 from git_gru.store.manifest import Manifest
 from git_gru.store.memory_remote import MemoryHub, MemoryRemote
-from git_gru.store.objects import ObjectDamagedError
+from git_gru.store.pack_reader import ObjectDamagedError
 from git_gru.store.publish import publish
 from git_gru.store.repack import repack
 from git_gru.store.repair import repair

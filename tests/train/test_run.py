@@ -183,7 +183,7 @@ def test_weights_that_are_no_numbers_are_refused_unless_asked_for(place: Any, va
             run.commit(bad, 3)
         with pytest.raises(NonFiniteError):
             run.commit({"b": np.array([value])}, 3)
-        assert run.wait() is None
+        assert run.wait() is None, "and a refusal keeps no place"
         run.commit(bad, 3, allow_non_finite=True)
         assert run.wait() is not None
 
@@ -204,6 +204,8 @@ def test_a_commit_that_fails_is_told_and_stops_nothing_before(place: Any) -> Non
 
 def test_what_cannot_be(place: Any) -> None:
     before = place.git("for-each-ref")
+    with pytest.raises(InputError, match="config is written down as JSON"):
+        git_gru.Run(MODEL, config={"device": torch.device("cpu")})
     run = git_gru.Run(MODEL)
     with pytest.raises(InputError, match="not begun"):
         run.log(1, loss=1.0)
