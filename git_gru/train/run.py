@@ -185,7 +185,7 @@ class Run:
         """
         if not self._is_writer:
             return
-        numbers = {name: float(value) for name, value in metrics.items()}
+        numbers = _numbers(metrics)
         own: dict[str, Any] = {name: numbers.pop(name) for name in _OWN_FIELDS if name in numbers}
         validation = {name: value for name, value in numbers.items() if name.startswith(VALIDATION_PREFIX)}
         others = {name: value for name, value in numbers.items() if name not in validation}
@@ -223,7 +223,7 @@ class Run:
                 )
             return tensors
 
-        self._begun().checkpoint(step, snapshot, {name: float(value) for name, value in metrics.items()})
+        self._begun().checkpoint(step, snapshot, _numbers(metrics))
         self._step = max(self._step, step)
 
     def wait(self) -> str | None:
@@ -263,7 +263,7 @@ class Run:
 
     def _end(self, reason: BaseException | None) -> None:
         """Writes the record's last version, and sends it where the run is pushed to."""
-        done = self._steps is None or self._step >= self._steps
+        done = self._steps is not None and self._step >= self._steps
         state = RunState.STOPPED if self.should_stop and not done else RunState.FINISHED
         if isinstance(reason, KeyboardInterrupt):
             state = RunState.STOPPED
@@ -292,6 +292,13 @@ class Run:
             metrics=last_validation(parse_events((self._folder / METRICS_FILE).read_bytes())),
             traceback="".join(traceback.format_exception(reason)),
         )
+
+
+def _numbers(metrics: Mapping[str, SupportsFloat]) -> dict[str, float]:
+    """As plain numbers; a tensor that still knows its gradient's way is taken from it."""
+    return {
+        name: float(getattr(value, "detach", lambda value=value: value)()) for name, value in metrics.items()
+    }
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:

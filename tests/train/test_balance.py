@@ -122,7 +122,7 @@ class Task:
     def model(self):
         return torch.nn.Linear(3, 1)
     def data(self, split):
-        generator = torch.Generator().manual_seed(split == "train")
+        generator = torch.Generator().manual_seed(int(split == "train"))
         inputs = torch.randn(40, 3, generator=generator)
         return torch.utils.data.TensorDataset(inputs, inputs @ torch.tensor([1.0, -2.0, 0.5]))
     def loss(self, model, batch):

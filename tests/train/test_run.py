@@ -223,7 +223,7 @@ def test_what_cannot_be(place: Any) -> None:
     assert place.git("for-each-ref") == before
     with git_gru.Run(MODEL, allow_dirty=True) as run:
         run.commit({"w": torch.ones(1)}, 1)
-        with pytest.raises(InputError, match="val_accuracy"):
+        with pytest.raises(InputError, match="and not accuracy"):
             run.commit({"w": torch.ones(1)}, 2, accuracy=1.0)
     assert place.git("show", f"{run.branch}:train.py") == "print(1)\n"
     assert place.status() == " M train.py\n"
