@@ -116,7 +116,7 @@ class Engine:
                 self._heart.at(step, Phase.DATA)
                 self._step(step)
                 self._heart.at(step, Phase.UPDATE)
-                stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
+                stopping = self._world.any(self._job.stop.exists())
                 try:
                     stopping = self._after_step(step, last=stopping or step == end) or stopping
                 except DivergedError as error:

@@ -1,7 +1,6 @@
 """What the processes of a run listen on: the loopback interface alone."""
 
 import ipaddress
-import os
 import signal
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ def listening(pids: set[int]) -> list[tuple[str, int]]:
     for pid in pids:
         for descriptor in Path(f"/proc/{pid}/fd").iterdir():
             try:
-                target = os.readlink(descriptor)
+                target = str(descriptor.readlink())
             except FileNotFoundError:
                 continue
             if target.startswith("socket:["):
