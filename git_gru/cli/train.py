@@ -18,6 +18,7 @@ from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.assisting import assist
 from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import Watcher, fast_forward, run_plan
+from git_gru.train.launchers import LAUNCHERS, plan_launch, script
 from git_gru.train.nodes import Nodes, nodes_of
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.resuming import resume
@@ -35,6 +36,11 @@ from git_gru.train.resuming import resume
 @click.option("--node-rank", type=click.IntRange(min=0), metavar="K", help="Which of them this is, from 0.")
 @click.option("--rdzv-endpoint", "endpoint", metavar="HOST:PORT", help="Where node 0 listens for the others.")
 @click.option("--local-addr", "address", metavar="ADDR", help="This machine's address, if it has several.")
+@click.option(
+    "--launcher",
+    type=click.Choice(LAUNCHERS),
+    help="Print a script for this scheduler that starts --nnodes machines.",
+)
 @click.option("--allow-dirty", is_flag=True, help="Start from a snapshot of the worktree with its changes.")
 @set_option
 @click.option(
@@ -57,7 +63,8 @@ from git_gru.train.resuming import resume
 @click.pass_context
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
-    nnodes: int | None, node_rank: int | None, endpoint: str | None, address: str | None, allow_dirty: bool,
+    nnodes: int | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
+    allow_dirty: bool,
     overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
@@ -78,6 +85,9 @@ def command(
     its own --node-rank. Node 0 commits and keeps the record. Whoever reaches the endpoint can disturb the run: keep it
     inside your network (docs/security.md).
 
+    With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
+    node clones the remote of --push (origin), and node 0 pushes what is committed.
+
     With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
     \b
@@ -88,6 +98,8 @@ def command(
     """
     if branch is not None and here:
         raise click.UsageError("--branch and --here exclude each other")
+    if launcher is not None:
+        return _print_script(context, launcher)
     nodes = _nodes(nnodes, node_rank, endpoint, address)
     if nodes is not None and detach:
         raise click.UsageError("--nnodes and --detach exclude each other")
@@ -131,6 +143,33 @@ def command(
     else:
         _summary(plan, record, forwarded)
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
+
+
+def _print_script(context: click.Context, launcher: str) -> int:
+    """The scheduler's script for the run that the other options ask for."""
+    given = context.params
+    if given["nnodes"] is None:
+        raise click.UsageError("--launcher needs --nnodes")
+    passed_on = ("recipe_path", "branch", "nproc", "overrides")
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if name not in (*passed_on, "commit", "nnodes", "launcher", "push"):
+            raise click.UsageError(f"{parameter.opts[-1]} does not go with --launcher")
+        if name in passed_on:
+            values = given[name] if parameter.multiple else (given[name],)
+            words += [word for value in values for word in (parameter.opts[0], str(value))]
+    launch = plan_launch(
+        Repository.find(),
+        given["commit"],
+        nodes=given["nnodes"],
+        remote=given["push"] or "origin",
+        words=words,
+    )
+    click.echo(script(launcher, launch), nl=False)
+    return 0
 
 
 def _nodes(count: int | None, rank: int | None, endpoint: str | None, address: str | None) -> Nodes | None:
