@@ -46,6 +46,9 @@ def test_the_interface_of_an_address() -> None:
     assert interface_of("192.0.2.1") is None
 
 
+Process = subprocess.Popen[bytes]
+
+
 class Pair:
     """Node 0 in the project's repository, node 1 in a clone of it."""
 
@@ -80,7 +83,7 @@ def pair(project: Any, at: Any, tmp_path: Path) -> Pair:
     return Pair(project, at(tmp_path / "node-1"))
 
 
-def ended(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
+def ended(process: Process) -> tuple[int, str, str]:
     out, said = process.communicate(timeout=90)
     assert b"Traceback" not in said, said.decode()
     return process.returncode, out.decode(), said.decode()
@@ -141,15 +144,19 @@ def test_nodes_that_do_not_come(pair: Pair) -> None:
 LONG = ("--set", "train.steps=1000000", "--branch", "long")
 
 
-def begun(pair: Pair, waiting: Any) -> "list[subprocess.Popen[bytes]]":
+def begun(pair: Pair, waiting: Any) -> list[Process]:
     nodes = [pair.start(rank, *LONG) for rank in (0, 1)]
+    await_a_commit(pair, nodes, waiting)
+    return nodes
+
+
+def await_a_commit(pair: Pair, nodes: list[Process], waiting: Any) -> None:
     waiting(
         lambda: (
             pair.works[0].run("git", "rev-parse", "-q", "--verify", "long").returncode == 0
             or any(node.poll() is not None for node in nodes)
         )
     )
-    return nodes
 
 
 @pytest.mark.slow
@@ -176,3 +183,70 @@ def test_a_node_that_dies_ends_the_run_and_what_was_committed_stays(pair: Pair, 
     assert run["state"] == "failed"
     tip = pair.works[0].git("rev-parse", "long").strip()
     assert run["checkpoints"][-1]["commit"] == tip
+
+
+class Network:
+    """Two namespaces with a cable between them; node `rank` is 10.213.0.`rank + 1`."""
+
+    def __init__(self, mark: str) -> None:
+        self.names = [f"gru{mark}-{rank}" for rank in (0, 1)]
+        self.cables = [f"gru{mark}v{rank}" for rank in (0, 1)]
+
+    def open(self) -> bool:
+        """Makes it; False where that is not allowed."""
+        made = [self._ip("netns", "add", name) for name in self.names]
+        if not all(made):
+            return False
+        assert self._ip("link", "add", self.cables[0], "type", "veth", "peer", "name", self.cables[1])
+        for rank, (name, cable) in enumerate(zip(self.names, self.cables, strict=True)):
+            assert self._ip("link", "set", cable, "netns", name)
+            assert self._ip("-n", name, "addr", "add", f"10.213.0.{rank + 1}/24", "dev", cable)
+            assert self._ip("-n", name, "link", "set", cable, "up")
+            assert self._ip("-n", name, "link", "set", "lo", "up")
+        return True
+
+    def within(self, rank: int) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.names[rank])
+
+    def cut(self) -> None:
+        assert self._ip("-n", self.names[1], "link", "set", self.cables[1], "down")
+
+    def close(self) -> None:
+        for name in self.names:
+            self._ip("netns", "del", name)
+
+    def _ip(self, *words: str) -> bool:
+        try:
+            return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+        except FileNotFoundError:
+            return False
+
+
+@pytest.fixture
+def network() -> Any:
+    network = Network(f"{os.getpid() % 10_000}")
+    if not network.open():
+        network.close()
+        pytest.skip("network namespaces are not allowed here; the tests on the loopback interface run anyway")
+    yield network
+    network.close()
+
+
+@pytest.mark.slow
+def test_nodes_with_a_network_between_them_and_a_cut_cable(
+    pair: Pair, network: Network, waiting: Any
+) -> None:
+    stall = ("--set", "guard.stall=8")
+    nodes = [
+        pair.start(rank, *LONG, *stall, host="10.213.0.1", within=network.within(rank)) for rank in (0, 1)
+    ]
+    await_a_commit(pair, nodes, waiting)
+    assert [node.poll() for node in nodes] == [None, None]
+    network.cut()
+    for node in nodes:
+        status, _, said = ended(node)
+        assert status == 7
+        assert "stalled" in said or "lost" in said
+    (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
+    assert run["state"] == "failed"
+    assert run["checkpoints"][-1]["commit"] == pair.works[0].git("rev-parse", "long").strip()
