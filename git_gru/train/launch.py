@@ -211,7 +211,7 @@ def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> E
             if interrupts.count > 1 or stall is not None:
                 _end(agent)
             time.sleep(POLL_SECONDS)
-        return Ended(agent.returncode, told, interrupts.count > 1, stall)
+        return Ended(agent.returncode, told or job.stop.exists(), interrupts.count > 1, stall)
 
 
 def _settle(repo: Repository, job: Job, record: RunRecord, ended: Ended) -> RunRecord:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_the_sbatch_script_trains_and_pushes(project: Any, tmp_path: Path, at: A
         tool.chmod(0o755)
     environment = {
         **os.environ,
-        "PATH": f"{tools}:{os.environ['PATH']}",
+        "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SRUN_OUT": str(tmp_path),
         "SLURM_JOB_NODELIST": "node[0-1]",
     }

@@ -58,17 +58,11 @@ class Pair:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
 
-    def start(self, rank: int, *words: str, count: int = 2) -> "subprocess.Popen[bytes]":
-        nodes = (
-            "--nnodes",
-            str(count),
-            "--node-rank",
-            str(rank),
-            "--rdzv-endpoint",
-            f"127.0.0.1:{self.port}",
-        )
+    def start(self, rank: int, *words: str, host: str = "127.0.0.1", within: tuple[str, ...] = ()) -> Process:
+        """Node `rank`'s command; `within` stands before it."""
+        nodes = ("--nnodes", "2", "--node-rank", str(rank), "--rdzv-endpoint", f"{host}:{self.port}")
         return subprocess.Popen(
-            [sys.executable, "-m", "git_gru", "train", *nodes, "--nproc", "1", *words],
+            [*within, sys.executable, "-m", "git_gru", "train", *nodes, "--nproc", "1", *words],
             cwd=self.works[rank].path,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
