@@ -7,16 +7,19 @@ import click
 from click.core import ParameterSource
 
 from git_gru.cli.background import start_maintenance_if_due
-from git_gru.cli.boundary import INTERRUPTED
+from git_gru.cli.boundary import INTERRUPTED, say
 from git_gru.cli.exporting import TensorBoardExport
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.recipe_options import recipe_option, set_option
-from git_gru.cli.render import emit_json, json_option, line
+from git_gru.cli.render import emit_json, json_option, line, plural
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run
 from git_gru.runs.record import RunRecord, RunState
+from git_gru.train.assisting import assist
 from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import Watcher, fast_forward, run_plan
+from git_gru.train.launchers import LAUNCHERS, plan_launch, script
+from git_gru.train.nodes import Nodes, nodes_of
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.resuming import resume
 
@@ -28,6 +31,15 @@ from git_gru.train.resuming import resume
 @click.option("--here", is_flag=True, help="At the end, fast-forward the current branch and its worktree.")
 @click.option(
     "--nproc", type=click.IntRange(min=1), metavar="N", help="Workers on this machine (launch.nproc)."
+)
+@click.option("--nnodes", type=click.IntRange(min=2), metavar="N", help="Machines that train together.")
+@click.option("--node-rank", type=click.IntRange(min=0), metavar="K", help="Which of them this is, from 0.")
+@click.option("--rdzv-endpoint", "endpoint", metavar="HOST:PORT", help="Where node 0 listens for the others.")
+@click.option("--local-addr", "address", metavar="ADDR", help="This machine's address, if it has several.")
+@click.option(
+    "--launcher",
+    type=click.Choice(LAUNCHERS),
+    help="Print a script for this scheduler that starts --nnodes machines.",
 )
 @click.option("--allow-dirty", is_flag=True, help="Start from a snapshot of the worktree with its changes.")
 @set_option
@@ -51,7 +63,9 @@ from git_gru.train.resuming import resume
 @click.pass_context
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
-    allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
+    nnodes: int | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
+    allow_dirty: bool,
+    overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
@@ -67,15 +81,28 @@ def command(
     With --push, a thread publishes each checkpoint as it is made. A push that fails is told, tried again with the next one,
     and never stops the run. Others see the run by `git gru runs fetch` and its commits by `git fetch`.
 
+    With --nnodes, several machines train together: the same command on each, in a clone of its own that has the commit, with
+    its own --node-rank. Node 0 commits and keeps the record. Whoever reaches the endpoint can disturb the run: keep it
+    inside your network (docs/security.md).
+
+    With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
+    node clones the remote of --push (origin), and node 0 pushes what is committed.
+
     With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
     \b
     --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
              "checkpoints": [{"step", "commit", "metrics": {"val_loss"}}], "tokens_per_s",
-             "fast_forwarded": bool or null, and more of the run's record}
+             "fast_forwarded": bool or null, and more of the run's record}; on a node that is not node 0
+             {"node", "nodes", "state": "finished" | "stopped"}
     """
     if branch is not None and here:
         raise click.UsageError("--branch and --here exclude each other")
+    if launcher is not None:
+        return _print_script(context, launcher)
+    nodes = _nodes(nnodes, node_rank, endpoint, address)
+    if nodes is not None and detach:
+        raise click.UsageError("--nnodes and --detach exclude each other")
     if resumed is not None:
         _refuse_others(context)
     repo = Repository.find()
@@ -90,8 +117,11 @@ def command(
             nproc=nproc,
             allow_dirty=allow_dirty,
             push=push,
+            nodes=nodes,
         )
         plan = make_plan(repo, request)
+        if nodes is not None and nodes.rank > 0:
+            return _assist(repo, plan, nodes, as_json=as_json)
     if detach:
         begun = (
             detach_plan(repo, plan) if plan is not None else detach_run(repo, find_run(repo, resumed or ""))
@@ -115,6 +145,62 @@ def command(
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
 
 
+def _print_script(context: click.Context, launcher: str) -> int:
+    """The scheduler's script for the run that the other options ask for."""
+    given = context.params
+    if given["nnodes"] is None:
+        raise click.UsageError("--launcher needs --nnodes")
+    passed_on = ("recipe_path", "branch", "nproc", "overrides")
+    words: list[str] = []
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        if context.get_parameter_source(name) is not ParameterSource.COMMANDLINE:
+            continue
+        if name not in (*passed_on, "commit", "nnodes", "launcher", "push"):
+            raise click.UsageError(f"{parameter.opts[-1]} does not go with --launcher")
+        if name in passed_on:
+            values = given[name] if parameter.multiple else (given[name],)
+            words += [word for value in values for word in (parameter.opts[0], str(value))]
+    launch = plan_launch(
+        Repository.find(),
+        given["commit"],
+        nodes=given["nnodes"],
+        remote=given["push"] or "origin",
+        words=words,
+    )
+    click.echo(script(launcher, launch), nl=False)
+    return 0
+
+
+def _nodes(count: int | None, rank: int | None, endpoint: str | None, address: str | None) -> Nodes | None:
+    if count is None:
+        if (rank, endpoint, address) != (None, None, None):
+            raise click.UsageError("--node-rank, --rdzv-endpoint and --local-addr go with --nnodes")
+        return None
+    if rank is None or endpoint is None:
+        raise click.UsageError("--nnodes needs --node-rank and --rdzv-endpoint")
+    nodes = nodes_of(count, rank, endpoint, address)
+    if nodes.is_public:
+        say(f"{endpoint} is a public address: whoever reaches it can disturb the run (docs/security.md)")
+    return nodes
+
+
+def _assist(repo: Repository, plan: Plan, nodes: Nodes, *, as_json: bool) -> int:
+    with RunProgress() as progress:
+        workers = plural(plan.recipe.launch.nproc, "worker")
+        progress.segment(
+            f"node {nodes.rank} of {nodes.count}: {workers} for the run of {nodes.host}:{nodes.port}, from {plan.source[:10]}",
+            plan.recipe.train.steps,
+        )
+        finished = assist(repo, plan, progress)
+    state = RunState.FINISHED if finished else RunState.STOPPED
+    if as_json:
+        emit_json({"node": nodes.rank, "nodes": nodes.count, "state": str(state)})
+    else:
+        line(f"node {nodes.rank} of {nodes.count} {state}; the commits are on node 0")
+    return 0 if finished else INTERRUPTED
+
+
 def _show_detached(record: RunRecord, *, as_json: bool) -> None:
     if as_json:
         emit_json({**record.as_json(), "fast_forwarded": None})
@@ -125,7 +211,17 @@ def _show_detached(record: RunRecord, *, as_json: bool) -> None:
 
 def _refuse_others(context: click.Context) -> None:
     """Raises `UsageError` for what cannot be said of a run that is resumed: its record says it."""
-    for name in ("commit", "recipe_path", "branch", "here", "nproc", "allow_dirty", "overrides", "push"):
+    for name in (
+        "commit",
+        "recipe_path",
+        "branch",
+        "here",
+        "nproc",
+        "nnodes",
+        "allow_dirty",
+        "overrides",
+        "push",
+    ):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
                 "--resume takes source, recipe and branch from the run's record: say RUN alone"

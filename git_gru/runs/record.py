@@ -75,7 +75,8 @@ class RunRecord:
     `here` is the branch that is to follow the run's at the end, `push` the remote that the run is pushed to, if any.
     `incidents` are what the guard caught, oldest first.
     `trainer` names the program of a run that was trained by code of the user's own (`git_gru.Run`); such a run has no recipe
-    file, its `recipe` is what the program said of itself, and `seed` and `steps` may be unknown.
+    file, its `recipe` is what the program said of itself, and `seed` and `steps` may be unknown. `nproc` are the workers on all
+    `nodes` (machines) together, if each has as many as node 0.
     """
 
     id: str
@@ -105,6 +106,7 @@ class RunRecord:
     incidents: tuple[Incident, ...] = ()
     failure: Failure | None = None
     trainer: str | None = None
+    nodes: int = 1
 
     @property
     def progress(self) -> str:

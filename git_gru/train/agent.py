@@ -13,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from git_gru.errors import GruError
 from git_gru.train.job import Job
+from git_gru.train.nodes import interface_of
 from git_gru.train.processes import die_with_parent
 
 AGENT_VARIABLE = "GIT_GRU_AGENT"
@@ -25,15 +27,18 @@ def main() -> int:
     job_file, threads, parent = sys.argv[1:]
     die_with_parent(int(parent), signal.SIGTERM)
     job = Job.read(Path(job_file))
-    os.environ.update(_variables(threads))
+    os.environ.update(_variables(job, threads))
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     from git_gru.train import rendezvous
 
-    rendezvous.register()
+    rendezvous.register(job.nodes, job.recipe.launch.join_timeout)
     try:
         run.run(run.parse_args(_arguments(job, job_file, rendezvous.BACKEND)))  # type: ignore[no-untyped-call]
+    except rendezvous.JoinError as error:
+        job.failures.write_text(json.dumps([_not_joined(error)], indent=1))
+        return 1
     except ChildFailedError as error:
         failures = [_told(rank, failure) for rank, failure in sorted(error.failures.items())]
         job.failures.write_text(json.dumps(failures, indent=1))
@@ -42,13 +47,13 @@ def main() -> int:
 
 
 def _arguments(job: Job, job_file: str, backend: str) -> list[str]:
-    """For `torch.distributed.run`: one machine, no restarts, everything printed into files."""
+    """For `torch.distributed.run`: no restarts, everything printed into files."""
     return [
-        "--nnodes=1",
+        f"--nnodes={job.nodes.count if job.nodes else 1}",
         f"--nproc-per-node={job.recipe.launch.nproc}",
         f"--rdzv-backend={backend}",
         f"--rdzv-id={job.run}",
-        "--local-addr=127.0.0.1",  # by default the host's name, which need not resolve
+        f"--local-addr={job.nodes.address if job.nodes else '127.0.0.1'}",  # by default the host's name, which need not resolve
         "--max-restarts=0",
         f"--log-dir={job.logs}",
         "--redirects=3",
@@ -58,7 +63,7 @@ def _arguments(job: Job, job_file: str, backend: str) -> list[str]:
     ]
 
 
-def _variables(threads: str) -> dict[str, str]:
+def _variables(job: Job, threads: str) -> dict[str, str]:
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -66,10 +71,17 @@ def _variables(threads: str) -> dict[str, str]:
         "PYTHONSAFEPATH": "1",  # workers import nothing from the folder they happen to stand in
         AGENT_VARIABLE: str(os.getpid()),
     }
-    loopback = {name for _, name in socket.if_nameindex()} & {"lo", "lo0"}
-    if loopback and "GLOO_SOCKET_IFNAME" not in os.environ:
-        variables["GLOO_SOCKET_IFNAME"] = loopback.pop()
+    loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
+    interface = interface_of(job.nodes.address) if job.nodes is not None else loopback
+    if interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
+        variables["GLOO_SOCKET_IFNAME"] = interface
     return variables
+
+
+def _not_joined(error: GruError) -> dict[str, Any]:
+    """As `_told`, for a run of which no worker was started."""
+    message = f"{error}. {error.hint}" if error.hint else str(error)
+    return {"rank": None, "exitcode": 1, "message": message, "traceback": None, "time": 0}
 
 
 def _told(rank: int, failure: Any) -> dict[str, Any]:

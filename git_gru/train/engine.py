@@ -116,7 +116,9 @@ class Engine:
                 self._heart.at(step, Phase.DATA)
                 self._step(step)
                 self._heart.at(step, Phase.UPDATE)
-                stopping = self._world.any(self._world.rank == 0 and self._job.stop.exists())
+                stopping = self._world.any(self._job.stop.exists())
+                if stopping and self._world.rank == 0:
+                    self._job.stop.touch()  # another node was asked: this one's launcher shall know
                 try:
                     stopping = self._after_step(step, last=stopping or step == end) or stopping
                 except DivergedError as error:

@@ -95,7 +95,7 @@ def find_cause(job: Job, returncode: int) -> Failure:
     failure = Failure(
         message=_sentence(cause),
         rank=cause["rank"],
-        log=_log_of(job, cause["rank"]),
+        log=_log_of(job, cause["rank"]) if cause["rank"] is not None else None,
         step=int(found[1]) if found else None,
         traceback=_STEP_NOTE.sub("", trace).rstrip() if trace else None,
     )
@@ -144,6 +144,8 @@ def _rank_of_blame(failure: dict[str, Any]) -> int:
 
 def _sentence(failure: dict[str, Any]) -> str:
     """What happened to a worker. Our own errors are sentences already; others keep the exception's name."""
+    if failure["rank"] is None:
+        return str(failure["message"])
     if failure["traceback"]:
         trace = _STEP_NOTE.sub("", failure["traceback"])
         last = [line for line in trace.splitlines() if line and not line.startswith(" ")][-1:]

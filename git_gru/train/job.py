@@ -11,6 +11,7 @@ from pathlib import Path
 
 from git_gru.git.run_folders import AGENT_LOG, STOP
 from git_gru.train.architecture import Architecture
+from git_gru.train.nodes import Nodes
 from git_gru.train.recipe import Recipe
 from git_gru.train.recipe_file import recipe_of
 
@@ -40,6 +41,7 @@ class Job:
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
     seeded weights. `ref` is the full name of the branch that checkpoints go to. `architecture` is the network of recipe and data.
     `start` is None for a run from the beginning; one with `until` ends after that step, as if it had been asked to stop there.
+    `nodes` are the machines of a run that has several.
     """
 
     run: str
@@ -52,6 +54,7 @@ class Job:
     architecture: Architecture
     start: Start | None = None
     until: int | None = None
+    nodes: Nodes | None = None
 
     @property
     def data(self) -> Path:
@@ -105,4 +108,5 @@ class Job:
         fields = json.loads(path.read_text())
         fields["folder"], fields["repository"] = Path(fields["folder"]), Path(fields["repository"])
         start = None if fields["start"] is None else Start(**fields["start"])
-        return cls(**fields | {"recipe": recipe_of(fields["recipe"]), "start": start})
+        nodes = None if fields["nodes"] is None else Nodes(**fields["nodes"])
+        return cls(**fields | {"recipe": recipe_of(fields["recipe"]), "start": start, "nodes": nodes})

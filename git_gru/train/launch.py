@@ -147,6 +147,7 @@ def job_of(repo: Repository, plan: Plan) -> Job:
         recipe=plan.recipe,
         architecture=prepare_data(repo, plan.source, plan.recipe, plan.known, folder),
         start=plan.start,
+        nodes=plan.nodes,
     )
 
 
@@ -210,7 +211,7 @@ def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> E
             if interrupts.count > 1 or stall is not None:
                 _end(agent)
             time.sleep(POLL_SECONDS)
-        return Ended(agent.returncode, told, interrupts.count > 1, stall)
+        return Ended(agent.returncode, told or job.stop.exists(), interrupts.count > 1, stall)
 
 
 def _settle(repo: Repository, job: Job, record: RunRecord, ended: Ended) -> RunRecord:
@@ -245,6 +246,7 @@ def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
 
 def first_record(plan: Plan) -> RunRecord:
     """The record of a run that begins."""
+    count = plan.nodes.count if plan.nodes is not None else 1
     return RunRecord(
         id=plan.run,
         state=RunState.RUNNING,
@@ -259,7 +261,8 @@ def first_record(plan: Plan) -> RunRecord:
         recipe_path=plan.recipe_path,
         recipe=plan.recipe.as_json(),
         overrides=plan.overrides,
-        nproc=plan.recipe.launch.nproc,
+        nproc=plan.recipe.launch.nproc * count,
+        nodes=count,
         seed=plan.recipe.train.seed,
         steps=plan.recipe.train.steps,
         environment=environment(),

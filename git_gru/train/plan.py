@@ -23,6 +23,7 @@ from git_gru.train.beginning import (
     track_hint,
 )
 from git_gru.train.job import Start
+from git_gru.train.nodes import Nodes
 from git_gru.train.recipe import Recipe
 from git_gru.train.recipe_file import DEFAULT_PATH, parse_recipe
 from git_gru.train.section import RecipeError
@@ -50,6 +51,7 @@ class Request:
     nproc: int | None = None
     allow_dirty: bool = False
     push: str | None = None
+    nodes: Nodes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +61,7 @@ class Plan:
     `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any, and `known`
     its architecture, if it says one. `before` is the record of the run that goes on with this, None for a new one, and `start`
     the checkpoint that it goes on from, None when that is the source. `push` is the remote that the run is pushed to, if any.
+    `nodes` are its machines, None for this one alone.
     """
 
     run: str
@@ -74,6 +77,7 @@ class Plan:
     before: RunRecord | None = None
     start: Start | None = None
     push: str | None = None
+    nodes: Nodes | None = None
 
     @property
     def ref(self) -> str:
@@ -92,9 +96,11 @@ def make_plan(repo: Repository, request: Request) -> Plan:
     require_torch()
     if request.push is not None:
         push_urls(repo, request.push)  # told now, if there is no such remote
-    with beginning(repo, request.commit, request.branch, allow_dirty=request.allow_dirty) as begun:
-        here = _current_branch(repo, begun.source) if request.here else None
-        if request.here and begun.dirty:
+    assists = request.nodes is not None and request.nodes.rank > 0  # commits and their branch are node 0's
+    branch = None if assists else request.branch
+    with beginning(repo, request.commit, branch, allow_dirty=request.allow_dirty) as begun:
+        here = _current_branch(repo, begun.source) if request.here and not assists else None
+        if here is not None and begun.dirty:
             raise DirtyWorktreeError(
                 "--here moves the current branch and its worktree at the end, and the worktree has uncommitted changes",
                 hint="Commit or stash them first.",
@@ -106,9 +112,10 @@ def _plan_from(repo: Repository, request: Request, begun: Beginning, here: str |
     """The rest of the checks: what the source commit holds."""
     source = begun.source
     recipe = read_recipe(repo, source, request.recipe_path, _all_overrides(request))
-    if recipe.train.batch < recipe.launch.nproc:
+    workers = recipe.launch.nproc * (request.nodes.count if request.nodes else 1)
+    if recipe.train.batch < workers:
         raise RecipeError(
-            f"train.batch is {recipe.train.batch}, and each of the {recipe.launch.nproc} workers needs a sample of it",
+            f"train.batch is {recipe.train.batch}, and each of the {workers} workers needs a sample of it",
             where=request.recipe_path,
             hint="Make train.batch larger, or use fewer workers (--nproc).",
         )
@@ -131,6 +138,7 @@ def _plan_from(repo: Repository, request: Request, begun: Beginning, here: str |
         model=model,
         known=known_architecture(repo, source, recipe),
         push=request.push,
+        nodes=request.nodes,
     )
 
 

@@ -265,6 +265,7 @@ class LaunchRecipe(Section):
 
     nproc: int = _key(1, "workers on this machine (`--nproc`)", least=1, most=4096)
     device: str = _key("auto", "`auto`: a GPU a worker where there are any", choices=("auto", "cpu", "cuda"))
+    join_timeout: float = _key(300.0, "seconds that a node waits for the others (`--nnodes`)", above=0)
     threads: int = _key(0, "threads of a worker; 0 shares the machine's cores among them", least=0, most=4096)
 
 

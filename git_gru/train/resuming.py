@@ -64,6 +64,11 @@ def check_resumable(repo: Repository, run: str) -> None:
             f"the run {run} was trained by {record.trainer}, which git-gru cannot start",
             hint=f"Start it again on the run's last commit: git switch {record.branch}",
         )
+    if record.nodes > 1:
+        raise ResumeRefusedError(
+            f"the run {run} was one of {record.nodes} machines, and only runs of one machine can be resumed",
+            hint=f"Train on from its last commit, with the same command on each machine: git gru train {record.branch}",
+        )
     if record.state is RunState.FINISHED:
         raise ResumeRefusedError(
             f"the run {run} is finished: {record.progress}",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def train(job_file: Path) -> None:
     from git_gru.git.repository import Repository
     from git_gru.git.run_folders import WORKER, hold
     from git_gru.runs.metrics import EventWriter
+    from git_gru.train.agreement import facts_of, require_agreement
     from git_gru.train.engine import Engine
     from git_gru.train.job import Job
     from git_gru.train.recorder import CommitRecorder, destination_of
@@ -36,6 +38,8 @@ def train(job_file: Path) -> None:
         int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     )
     world = join(job.recipe.launch.device, rank=rank, size=size, local_rank=local_rank, local_size=local_size)
+    if job.nodes is not None:
+        require_agreement(world, f"{socket.gethostname()} (node {job.nodes.rank})", facts_of(job, world))
     repo = Repository.find(job.repository)
     if rank == 0:
         recorder = CommitRecorder(repo, destination_of(job), EventWriter(job.events))

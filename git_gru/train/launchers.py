@@ -1,0 +1,123 @@
+"""Scripts by which a scheduler starts a run on several machines: exactly the command `git gru train --nnodes …` on each of them.
+
+A node needs Git access to the repository and git-gru, nothing else: it clones, trains, and node 0 pushes what is committed. The
+clone goes away with the job.
+"""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from git_gru.errors import InputError
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import resolve_commit
+
+LAUNCHERS = ("slurm", "kubernetes")
+PORT = 29400
+
+
+class LauncherError(InputError):
+    """A scheduler cannot start this run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What is to be started: `words` are further words for `git gru train`, `url` is where the nodes clone `remote` from."""
+
+    commit: str
+    nodes: int
+    url: str
+    remote: str
+    words: tuple[str, ...] = ()
+
+
+def plan_launch(repo: Repository, commit: str, *, nodes: int, remote: str, words: Sequence[str]) -> Launch:
+    """Raises `LauncherError` for a remote that is none, or does not have the commit."""
+    full = resolve_commit(repo, commit)
+    found = repo.completed("remote", "get-url", remote)
+    if found.returncode != 0:
+        raise LauncherError(
+            f"there is no remote {remote}, and each node clones from it",
+            hint="Add it (git remote add), or name another: --push REMOTE.",
+        )
+    known = repo.git("for-each-ref", "--contains", full, "--format=%(refname)", f"refs/remotes/{remote}/")
+    if not known.strip():
+        raise LauncherError(
+            f"the commit {full[:10]} is not on {remote}, as far as is known here, and each node clones from it",
+            hint=f"Push it: git push {remote} {commit}:…; if it is there: git fetch {remote}",
+        )
+    url = found.stdout.decode("utf-8", "surrogateescape").strip()
+    return Launch(commit=full, nodes=nodes, url=url, remote=remote, words=tuple(words))
+
+
+def script(launcher: str, launch: Launch) -> str:
+    """The text of an sbatch script, or of a PyTorchJob of Kubeflow's training operator."""
+    return {"slurm": slurm, "kubernetes": kubernetes}[launcher](launch)
+
+
+def slurm(launch: Launch) -> str:
+    """For `sbatch`: one task a node; the first node of the job listens. Source: https://slurm.schedmd.com/sbatch.html."""
+    node = _node_script(launch, "$SLURM_NODEID", "$GIT_GRU_HEAD")
+    return f"""#!/bin/sh
+#SBATCH --job-name=git-gru
+#SBATCH --nodes={launch.nodes}
+#SBATCH --ntasks-per-node=1
+# Written by `git gru train --launcher slurm`. Add what your cluster asks for: --partition, --time, --gpus-per-node, …
+set -eu
+GIT_GRU_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+export GIT_GRU_HEAD
+exec srun --kill-on-bad-exit=1 sh -c {shlex.quote(node)}
+"""
+
+
+def kubernetes(launch: Launch) -> str:
+    """A PyTorchJob (kubeflow.org/v1), in YAML; its operator tells each pod `RANK` and `MASTER_ADDR`.
+
+    Source: https://www.kubeflow.org/docs/components/trainer/legacy-v1/user-guides/pytorch/.
+    """
+    # the operator may tell the master that its own address is localhost
+    choose = 'head=$MASTER_ADDR; [ "$RANK" != 0 ] || head=$(hostname -i | cut -d " " -f 1)'
+    node = f"{choose}\n{_node_script(launch, '$RANK', '$head')}"
+    counts = (("Master", 1), ("Worker", launch.nodes - 1))
+    pods = "".join(_replicas(kind, count, node) for kind, count in counts)
+    return f"""# Written by `git gru train --launcher kubernetes`.
+# Set `image` to one that has git and git-gru (extra `train`), and what your cluster asks for: resources, secrets for Git.
+apiVersion: kubeflow.org/v1
+kind: PyTorchJob
+metadata:
+  generateName: git-gru-
+spec:
+  pytorchReplicaSpecs:
+{pods}"""
+
+
+def _replicas(kind: str, count: int, node: str) -> str:
+    lines = "\n".join(f"                  {line}" for line in node.splitlines())
+    return f"""    {kind}:
+      replicas: {count}
+      restartPolicy: Never
+      template:
+        spec:
+          containers:
+            - name: pytorch
+              image: git-gru
+              command: [sh, -c]
+              args:
+                - |
+{lines}
+              ports:
+                - name: pytorchjob-port
+                  containerPort: {PORT}
+"""
+
+
+def _node_script(launch: Launch, rank: str, head: str) -> str:
+    """What each node runs; `rank` and `head` are variables of the scheduler's."""
+    words = shlex.join(launch.words)
+    return f"""set -eu
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+GIT_GRU_SKIP_SMUDGE=1 git clone --quiet --origin {shlex.quote(launch.remote)} {shlex.quote(launch.url)} "$work/repository"
+cd "$work/repository"
+git gru train {launch.commit} --nnodes {launch.nodes} --node-rank "{rank}" --rdzv-endpoint "{head}:{PORT}" \\
+  --push {shlex.quote(launch.remote)}{" " + words if words else ""}"""

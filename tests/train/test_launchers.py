@@ -1,0 +1,102 @@
+"""Scripts for schedulers: golden files, and the sbatch script in the hands of stand-ins for Slurm's programs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from git_gru.train.launchers import LAUNCHERS, Launch, script
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "launchers"
+LAUNCH = Launch(
+    commit="0123456789abcdef0123456789abcdef01234567",
+    nodes=4,
+    url="ssh://git@example.com/my models.git",
+    remote="origin",
+    words=("--nproc", "2", "--set", "train.lr=3e-4", "--set", 'data.files=["a b/*.txt"]'),
+)
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_golden(launcher: str) -> None:
+    assert script(launcher, LAUNCH) == (GOLDEN / launcher).read_text()
+
+
+def test_the_manifest_is_yaml_and_its_script_is_sh(tmp_path: Path) -> None:
+    manifest = yaml.safe_load(script("kubernetes", LAUNCH))
+    replicas = manifest["spec"]["pytorchReplicaSpecs"]
+    assert {kind: spec["replicas"] for kind, spec in replicas.items()} == {"Master": 1, "Worker": 3}
+    for spec in replicas.values():
+        (container,) = spec["template"]["spec"]["containers"]
+        (program,) = container["args"]
+        assert subprocess.run(["sh", "-n"], input=program.encode(), check=False).returncode == 0
+
+
+SRUN = """#!/bin/sh
+# stands in for srun: every node is a process here
+shift
+for node in 0 1; do
+    SLURM_NODEID=$node "$@" > "$SRUN_OUT/$node.out" 2> "$SRUN_OUT/$node.err" &
+    pids="$pids $!"
+done
+for pid in $pids; do wait "$pid" || status=1; done
+exit "${status:-0}"
+"""
+
+
+@pytest.mark.slow
+def test_the_sbatch_script_trains_and_pushes(project: Any, tmp_path: Path, at: Any) -> None:
+    work, hub = project.work, tmp_path / "hub.git"
+    subprocess.run(["git", "init", "-q", "--bare", str(hub)], check=True)
+    work.git("remote", "add", "origin", str(hub))
+    refused = project.refused("train", "--launcher", "slurm", "--nnodes", "2")
+    assert "is not on origin" in refused
+    work.git("push", "-q", "origin", "HEAD")
+    work.git("fetch", "-q", "origin")
+    made = work.gru("train", "--launcher", "slurm", "--nnodes", "2", "--nproc", "1", "--branch", "from-slurm")
+    assert made.returncode == 0, made.stderr
+    sbatch = tmp_path / "job.sbatch"
+    sbatch.write_bytes(made.stdout)
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "srun").write_text(SRUN)
+    (tools / "scontrol").write_text("#!/bin/sh\necho 127.0.0.1\necho other\n")
+    for tool in tools.iterdir():
+        tool.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SRUN_OUT": str(tmp_path),
+        "SLURM_JOB_NODELIST": "node[0-1]",
+    }
+    done = subprocess.run(["sh", str(sbatch)], env=environment, cwd=tmp_path, check=False)
+    said = "".join((tmp_path / f"{node}.err").read_text() for node in (0, 1))
+    assert done.returncode == 0, said
+    clone = at(tmp_path / "clone")
+    subprocess.run(["git", "clone", "-q", str(hub), str(clone.path)], check=True)
+    commits = clone.git(
+        "rev-list", "--reverse", f"{work.git('rev-parse', 'HEAD').strip()}..origin/from-slurm"
+    ).split()
+    assert len(commits) == 2
+    assert clone.gru("runs", "fetch", "origin").returncode == 0
+    (run,) = json.loads(clone.gru("runs", "list", "--json").stdout)["runs"]
+    assert (run["state"], run["nodes"]) == ("finished", 2)
+    assert [checkpoint["commit"] for checkpoint in run["checkpoints"]] == commits
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--launcher", "slurm"), "--launcher needs --nnodes"),
+        (("--launcher", "slurm", "--nnodes", "2", "--here"), "--here does not go with --launcher"),
+        (("--nnodes", "2"), "--nnodes needs --node-rank and --rdzv-endpoint"),
+        (("--node-rank", "1"), "go with --nnodes"),
+    ],
+)
+def test_what_does_not_go_together(project: Any, words: tuple[str, ...], problem: str) -> None:
+    assert problem in project.refused("train", *words, status=2)

@@ -1,0 +1,246 @@
+"""Runs of several machines: two clones of a repository, which meet at a port of the loopback interface."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from git_gru.train.nodes import Nodes, NodesError, interface_of, nodes_of
+
+
+@pytest.mark.parametrize(
+    ("count", "rank", "endpoint", "problem"),
+    [
+        (2, 2, "127.0.0.1:29400", "--node-rank is 2, and the 2 nodes are numbered from 0 to 1"),
+        (2, 0, "127.0.0.1", "must be HOST:PORT"),
+        (2, 0, "127.0.0.1:0", "must be HOST:PORT"),
+        (2, 0, "127.0.0.1:65536", "must be HOST:PORT"),
+        (2, 0, "a host:1", "must be HOST:PORT"),
+        (2, 1, "no-such-host.invalid:29400", "no-such-host.invalid .* cannot be reached from here"),
+    ],
+)
+def test_what_cannot_be(count: int, rank: int, endpoint: str, problem: str) -> None:
+    with pytest.raises(NodesError, match=problem):
+        nodes_of(count, rank, endpoint)
+
+
+def test_a_node_finds_its_own_address() -> None:
+    assert nodes_of(3, 1, "127.0.0.1:29400") == Nodes(
+        count=3, rank=1, host="127.0.0.1", port=29400, address="127.0.0.1"
+    )
+    assert nodes_of(3, 1, "127.0.0.1:29400", "127.0.0.9").address == "127.0.0.9"
+    assert not nodes_of(2, 0, "10.1.2.3:1", "10.1.2.3").is_public
+    assert nodes_of(2, 0, "8.8.8.8:1", "10.1.2.3").is_public
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="an ioctl of Linux")
+def test_the_interface_of_an_address() -> None:
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") is None
+
+
+Process = subprocess.Popen[bytes]
+
+
+class Pair:
+    """Node 0 in the project's repository, node 1 in a clone of it."""
+
+    def __init__(self, project: Any, other: Any) -> None:
+        self.works = (project.work, other)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+
+    def start(self, rank: int, *words: str, host: str = "127.0.0.1", within: tuple[str, ...] = ()) -> Process:
+        """Node `rank`'s command; `within` stands before it."""
+        nodes = ("--nnodes", "2", "--node-rank", str(rank), "--rdzv-endpoint", f"{host}:{self.port}")
+        return subprocess.Popen(
+            [*within, sys.executable, "-m", "git_gru", "train", *nodes, "--nproc", "1", *words],
+            cwd=self.works[rank].path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=dict(os.environ),
+            start_new_session=True,
+        )
+
+
+@pytest.fixture
+def pair(project: Any, at: Any, tmp_path: Path) -> Pair:
+    subprocess.run(["git", "clone", "-q", str(project.work.path), str(tmp_path / "node-1")], check=True)
+    return Pair(project, at(tmp_path / "node-1"))
+
+
+def ended(process: Process) -> tuple[int, str, str]:
+    out, said = process.communicate(timeout=90)
+    assert b"Traceback" not in said, said.decode()
+    return process.returncode, out.decode(), said.decode()
+
+
+@pytest.mark.slow
+def test_two_nodes_make_what_two_workers_of_one_make(project: Any, pair: Pair) -> None:
+    alone = project.train("--nproc", "2")
+    nodes = [pair.start(rank, "--json") for rank in (1, 0)]
+    (status_1, out_1, said_1), (status_0, out_0, said_0) = map(ended, nodes)
+    assert (status_0, status_1) == (0, 0), said_0 + said_1
+    assert json.loads(out_1) == {"node": 1, "nodes": 2, "state": "finished"}
+    made = json.loads(out_0)
+    assert (made["state"], made["nproc"], made["nodes"]) == ("finished", 2, 2)
+    commits = [[one["commit"] for one in run["checkpoints"]] for run in (alone, made)]
+    assert project.digests(commits[0]) == project.digests(commits[1])
+    other = pair.works[1]
+    assert json.loads(other.gru("runs", "list", "--json").stdout) == {"runs": []}, "only node 0 writes"
+    assert other.git("branch", "--list", "gru/*") == ""
+    assert list((other.path / ".git/gru/runs").glob("*")) == []
+    for refused in (
+        project.refused("train", "--resume", made["id"]),
+        project.refused("reproduce", commits[1][0]),
+    ):
+        assert "2 machines" in refused
+
+
+@pytest.mark.slow
+def test_nodes_that_train_something_else_are_named_on_every_node(pair: Pair) -> None:
+    nodes = [pair.start(0), pair.start(1, "--set", "train.lr=0.5")]
+    for status, _, said in map(ended, nodes):
+        assert status == 7
+        assert "the key train.lr on" in said
+        assert "(node 1) (rank 1) is 0.5, and on" in said
+    pair.works[1].write("notes.txt", b"x")
+    pair.works[1].commit("another commit")
+    nodes = [pair.start(0), pair.start(1)]
+    assert all("the commit on" in said for _, _, said in map(ended, nodes))
+
+
+@pytest.mark.slow
+def test_nodes_that_do_not_come(pair: Pair) -> None:
+    patience = ("--set", "launch.join_timeout=2")
+    status, _, said = ended(pair.start(0, *patience))
+    assert status == 7
+    assert "not all of the 2 nodes came within 2 seconds (launch.join_timeout)" in said
+    status, _, said = ended(pair.start(1, *patience))
+    assert status == 7
+    assert f"node 0 was not found at 127.0.0.1:{pair.port} within 2 seconds" in said
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", pair.port))
+        taken.listen()
+        status, _, said = ended(pair.start(0, *patience))
+    assert status == 7
+    assert f"node 0 cannot listen at 127.0.0.1:{pair.port}: Address already in use" in said
+
+
+LONG = ("--set", "train.steps=1000000", "--branch", "long")
+
+
+def begun(pair: Pair, waiting: Any) -> list[Process]:
+    nodes = [pair.start(rank, *LONG) for rank in (0, 1)]
+    await_a_commit(pair, nodes, waiting)
+    return nodes
+
+
+def await_a_commit(pair: Pair, nodes: list[Process], waiting: Any) -> None:
+    waiting(
+        lambda: (
+            pair.works[0].run("git", "rev-parse", "-q", "--verify", "long").returncode == 0
+            or any(node.poll() is not None for node in nodes)
+        )
+    )
+
+
+@pytest.mark.slow
+def test_a_stop_on_any_node_stops_the_run(pair: Pair, waiting: Any) -> None:
+    nodes = begun(pair, waiting)
+    nodes[1].send_signal(signal.SIGINT)
+    assert [ended(node)[0] for node in nodes] == [130, 130]
+    (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
+    assert run["state"] == "stopped"
+    assert run["checkpoints"][-1]["step"] == run["step"]
+
+
+@pytest.mark.slow
+def test_a_node_that_dies_ends_the_run_and_what_was_committed_stays(pair: Pair, waiting: Any) -> None:
+    nodes = begun(pair, waiting)
+    os.killpg(nodes[1].pid, signal.SIGKILL)
+    began = time.monotonic()
+    status, _, said = ended(nodes[0])
+    assert status == 7
+    assert "lost" in said
+    assert time.monotonic() - began < 60, "and not after gloo's ten minutes"
+    nodes[1].communicate()
+    (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
+    assert run["state"] == "failed"
+    tip = pair.works[0].git("rev-parse", "long").strip()
+    assert run["checkpoints"][-1]["commit"] == tip
+
+
+class Network:
+    """Two namespaces with a cable between them; node `rank` is 10.213.0.`rank + 1`."""
+
+    def __init__(self, mark: str) -> None:
+        self.names = [f"gru{mark}-{rank}" for rank in (0, 1)]
+        self.cables = [f"gru{mark}v{rank}" for rank in (0, 1)]
+
+    def open(self) -> bool:
+        """Makes it; False where that is not allowed."""
+        made = [self._ip("netns", "add", name) for name in self.names]
+        if not all(made):
+            return False
+        assert self._ip("link", "add", self.cables[0], "type", "veth", "peer", "name", self.cables[1])
+        for rank, (name, cable) in enumerate(zip(self.names, self.cables, strict=True)):
+            assert self._ip("link", "set", cable, "netns", name)
+            assert self._ip("-n", name, "addr", "add", f"10.213.0.{rank + 1}/24", "dev", cable)
+            assert self._ip("-n", name, "link", "set", cable, "up")
+            assert self._ip("-n", name, "link", "set", "lo", "up")
+        return True
+
+    def within(self, rank: int) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", self.names[rank])
+
+    def cut(self) -> None:
+        assert self._ip("-n", self.names[1], "link", "set", self.cables[1], "down")
+
+    def close(self) -> None:
+        for name in self.names:
+            self._ip("netns", "del", name)
+
+    def _ip(self, *words: str) -> bool:
+        try:
+            return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
+        except FileNotFoundError:
+            return False
+
+
+@pytest.fixture
+def network() -> Any:
+    network = Network(f"{os.getpid() % 10_000}")
+    if not network.open():
+        network.close()
+        pytest.skip("network namespaces are not allowed here; the tests on the loopback interface run anyway")
+    yield network
+    network.close()
+
+
+@pytest.mark.slow
+def test_nodes_with_a_network_between_them_and_a_cut_cable(
+    pair: Pair, network: Network, waiting: Any
+) -> None:
+    stall = ("--set", "guard.stall=8")
+    nodes = [
+        pair.start(rank, *LONG, *stall, host="10.213.0.1", within=network.within(rank)) for rank in (0, 1)
+    ]
+    await_a_commit(pair, nodes, waiting)
+    assert [node.poll() for node in nodes] == [None, None]
+    network.cut()
+    for node in nodes:
+        status, _, said = ended(node)
+        assert status == 7
+        assert "stalled" in said or "lost" in said
+    (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
+    assert run["state"] == "failed"
+    assert run["checkpoints"][-1]["commit"] == pair.works[0].git("rev-parse", "long").strip()
