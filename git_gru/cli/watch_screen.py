@@ -137,7 +137,7 @@ def _speed(snapshot: Snapshot, width: int, height: int) -> list[Text]:
     title = Text(f"tokens/s {snapshot.tokens_per_s[-1][1]:,.0f}", _OTHER)
     if len(snapshot.rates) < 2:
         return [title, *chart([(snapshot.tokens_per_s, _OTHER)], width, height - 1)]
-    title.append("  by worker, without waiting", "dim")
+    title.append("  by worker", "dim")
     most = max(snapshot.rates) or 1.0
     numbers = [f" {rate:,.0f}" for rate in snapshot.rates]
     if len(set(snapshot.shares)) > 1:  # workers of unequal speed

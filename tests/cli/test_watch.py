@@ -27,6 +27,7 @@ FAILURE = Failure(message="RuntimeError: boom \x1b[2J", rank=1)
 EVENTS = [
     Event(time=100, step=0, validation={"val_loss": 5.0}),
     *(Event(time=100 + n, step=n, loss=5 - n / 20, lr=0.01, tokens_per_s=1e4 + n) for n in range(10, 70, 10)),
+    Event(time=165, step=60, tokens_per_s=1e4, rates=(7e3, 4e3, 1.0), shares=(16, 11, 5)),
     Event(time=170, step=60, commit="c" * 40, validation={"val_loss": 2.25}),
     Event(
         time=171, step=61, incident=Incident(kind="spike", step=61, message="the loss rose", action="none")
@@ -51,6 +52,12 @@ def test_a_chart_has_its_scale() -> None:
     assert lines[0].startswith("     3 │")
     assert lines[2].startswith("     1 │")
     assert lines[3].split() == ["0", "50"]
+
+
+def test_workers_of_unequal_speed_show_their_shares() -> None:
+    text = "\n".join(line.plain for line in screen(snapshot_of(RECORD, EVENTS, 180.0), 120, 30))
+    assert "7,000, share 16" in text
+    assert "1, share 5" in text
 
 
 @given(st.integers(40, 200), st.integers(12, 60), st.integers(0, len(EVENTS)), st.booleans())
