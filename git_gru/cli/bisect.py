@@ -47,8 +47,7 @@ def command(
     require_torch()
     repo = Repository.find()
     commits = candidates(repo, question)
-    if not as_json:
-        _list(commits)
+    _list(commits)
 
     def measure(commit: str) -> dict[str, float]:
         (found,) = evaluate(repo, [commit], recipe_path=recipe_path)

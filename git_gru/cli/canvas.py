@@ -1,6 +1,7 @@
 """Curves in a terminal: a canvas of braille characters, each of which holds 2 × 4 dots (Unicode, block U+2800)."""
 
 import itertools
+import math
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -61,7 +62,11 @@ def _share(value: float, of: tuple[float, float]) -> float:
 
 
 def chart(curves: Sequence[tuple[Curve, str]], width: int, height: int) -> list[Text]:
-    """A canvas with its scale at the left (largest and least value) and the first and last x below: `height` lines."""
+    """A canvas with its scale at the left (largest and least value) and the first and last x below: `height` lines.
+
+    Values that are no finite numbers are left out.
+    """
+    curves = [([(x, y) for x, y in curve if math.isfinite(y)], style) for curve, style in curves]
     points = [point for curve, _ in curves for point in curve]
     if not points or height < 2:
         return [Text()] * height

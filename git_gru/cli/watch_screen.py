@@ -4,6 +4,7 @@ From `WIDE` columns on there are two columns: losses and commits at the left, th
 each other, and what has no room is left out from below: the losses never.
 """
 
+import math
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -114,7 +115,7 @@ def _losses(snapshot: Snapshot, width: int, height: int) -> list[Text]:
     if snapshot.loss:
         title.append(f"loss {snapshot.loss[-1][1]:.4f}", _LOSS)
     if snapshot.val_loss:
-        best = min(value for _, value in snapshot.val_loss)
+        best = min((value for _, value in snapshot.val_loss if math.isfinite(value)), default=math.nan)
         title.append("   " if snapshot.loss else "")
         title.append(f"val_loss {snapshot.val_loss[-1][1]:.4f}", _VAL_LOSS)
         title.append(f" (best {best:.4f})", "dim")

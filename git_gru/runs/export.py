@@ -8,8 +8,9 @@ from typing import Any
 
 from git_gru.runs.metrics import Event
 
+_BY_RANK = ("rate", "share")
 _FIRST = ("time", "step", "rank", "loss", "lr", "tokens_per_s")
-_LAST = ("commit", "blocked_s", "incident", "message")
+_LAST = ("commit", "branch", "blocked_s", "incident", "message")
 
 
 def metrics_json(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -21,20 +22,30 @@ def metrics_csv(events: Sequence[Event]) -> str:
     """A header and a row for each event; what an event does not have is empty, of an incident stands its kind.
 
     Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, what else a
-    trainer logged, `rate_0`, `share_0` and so on (each rank's tokens per second, and its samples of a step), `commit`,
+    trainer logged, `rate_0`, `share_0` and so on (each rank's tokens per second, and its samples of a step), `commit`, `branch`,
     `blocked_s`, `incident`, `message`. After a rollback lower steps follow on higher ones.
     """
     more = list(dict.fromkeys(name for event in events for name in event.validation))
-    more += dict.fromkeys(name for event in events for name in event.metrics)
+    more += dict.fromkeys(_column(name) for event in events for name in event.metrics)
     ranks = range(max((len(event.rates) for event in events), default=0))
-    more += [f"{what}_{rank}" for what in ("rate", "share") for rank in ranks]
+    more += [f"{what}_{rank}" for what in _BY_RANK for rank in ranks]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*_FIRST, *more, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
     for row in metrics_json(events):
         if "incident" in row:
             row["incident"] = row["incident"]["kind"]
-        for what in ("rate", "share"):
-            row |= {f"{what}_{rank}": value for rank, value in enumerate(row.pop(f"{what}s", ()))}
-        writer.writerow(row | row.pop("metrics", {}))
+        others = {_column(name): value for name, value in row.pop("metrics", {}).items()}
+        for what in _BY_RANK:
+            others |= {f"{what}_{rank}": value for rank, value in enumerate(row.pop(f"{what}s", ()))}
+        writer.writerow(row | others)
     return out.getvalue()
+
+
+def _column(metric: str) -> str:
+    """The column of what a trainer logged by itself: its name, unless a column of ours has that."""
+    return (
+        f"metrics.{metric}"
+        if metric in (*_FIRST, *_LAST) or metric.startswith(tuple(f"{what}_" for what in _BY_RANK))
+        else metric
+    )

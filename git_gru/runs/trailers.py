@@ -8,8 +8,8 @@
     Gru-Parent-Model: <digest of the model that the source commit held>
     Gru-Resume: <digest of the resume state that belongs to it>
 
-Git takes no `_` in a trailer's key (with one, `git log --format=%(trailers)` shows none of them), so a metric's `_` is
-written as `-` there and read back as `_`.
+Git takes letters, digits and `-` in a trailer's key (with anything else, `git log --format=%(trailers)` shows none of them),
+so all else in a metric's name is written as `-` there, and a `-` is read back as `_`.
 """
 
 import math
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 RUN, STEP, METRIC, PARENT_MODEL = "Gru-Run", "Gru-Step", "Gru-Metric-", "Gru-Parent-Model"
 RESUME = "Gru-Resume"
+_NO_KEY = re.compile(r"[^A-Za-z0-9]")
 _TRAILER = re.compile(r"(Gru-[A-Za-z0-9-]+):[ \t]*(.*)")
 
 
@@ -37,9 +38,9 @@ def checkpoint_message(info: CheckpointInfo) -> str:
     """The whole commit message. The first metric stands in the subject too; values keep 7 significant digits."""
     subject = f"train: step {info.step}"
     for name, value in list(info.metrics.items())[:1]:
-        subject += f", {name} {value:.3f}"
+        subject += f", {' '.join(name.split())} {value:.3f}"
     lines = [f"{RUN}: {info.run}", f"{STEP}: {info.step}"]
-    lines += [f"{METRIC}{name.replace('_', '-')}: {value:.7g}" for name, value in info.metrics.items()]
+    lines += [f"{METRIC}{_NO_KEY.sub('-', name)}: {value:.7g}" for name, value in info.metrics.items()]
     if info.parent_model is not None:
         lines.append(f"{PARENT_MODEL}: {info.parent_model}")
     if info.resume is not None:

@@ -115,9 +115,23 @@ def _new_branch(repo: Repository, name: str) -> str:
         raise BranchError(
             f"{name!r} cannot be the name of a branch", hint="Choose another name for --branch."
         )
+    if in_the_way := _in_the_way(repo, name):
+        raise BranchError(
+            f"there cannot be a branch {name} beside the branch {in_the_way}: Git takes one name for a folder of the other",
+            hint="Choose another name for --branch.",
+        )
     if repo.completed("rev-parse", "--verify", "--quiet", f"refs/heads/{name}").returncode == 0:
         raise BranchError(
             f"the branch {name} is there already",
             hint="Choose another name for --branch; to go on with the current branch, use --here.",
         )
     return name
+
+
+def _in_the_way(repo: Repository, name: str) -> str | None:
+    """A branch whose name is the beginning of `name` (up to a slash), or begins with it."""
+    parts = name.split("/")
+    above = [f"refs/heads/{'/'.join(parts[:count])}" for count in range(1, len(parts))]
+    listed = repo.git("for-each-ref", "--format=%(refname)", f"refs/heads/{name}/", *above).decode()
+    found = [ref for ref in listed.splitlines() if ref in above or ref.startswith(f"refs/heads/{name}/")]
+    return found[0].removeprefix("refs/heads/") if found else None

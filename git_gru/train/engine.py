@@ -85,7 +85,7 @@ class Engine:
         self._balance = Balancer(recipe.balance, batch=recipe.train.batch, ranks=world.size, rank=world.rank)
         self._graded = 0.0
         if world.size > 1:
-            for parameter in self._network.parameters():
+            for parameter in filter(lambda parameter: parameter.requires_grad, self._network.parameters()):
                 parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
         self._heart = Heartbeat(job.heartbeats / str(world.rank))
         self._patience = Patience(recipe.train.patience, _earlier_losses(job, repo))

@@ -1,6 +1,7 @@
 """`git gru watch`: the canvas, the screen at any size, and the verb on a terminal, a pipe, and a run elsewhere."""
 
 import json
+import math
 import os
 import pty
 import sys
@@ -58,6 +59,14 @@ def test_workers_of_unequal_speed_show_their_shares() -> None:
     text = "\n".join(line.plain for line in screen(snapshot_of(RECORD, EVENTS, 180.0), 120, 30))
     assert "7,000, share 16" in text
     assert "1, share 5" in text
+
+
+def test_what_is_no_number_is_left_out_of_a_chart() -> None:
+    points = [(0, 1.0), (25, 2.0), (50, 3.0)]
+    broken = [*points[:2], (30, math.nan), (40, math.inf), points[2]]
+    assert chart([(broken, "red")], 30, 4) == chart([(points, "red")], 30, 4)
+    events = [Event(time=100, step=1, loss=math.nan, validation={"val_loss": math.nan})]
+    assert len(screen(snapshot_of(RECORD, events, 180.0), 60, 24)) == 24
 
 
 @given(st.integers(40, 200), st.integers(12, 60), st.integers(0, len(EVENTS)), st.booleans())

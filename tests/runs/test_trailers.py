@@ -54,6 +54,21 @@ def test_a_message_is_read_back(
 
 
 @pytest.mark.parametrize(
+    "name", ["val_f1/macro", "val_top-5", "val_größe", "val_a\nGru-Run: other", "val_a b"]
+)
+def test_any_name_of_a_metric_leaves_the_trailers_whole(name: str) -> None:
+    message = checkpoint_message(CheckpointInfo(run="r", step=1, metrics={name: 0.5}))
+    parsed = subprocess.run(
+        ["git", "interpret-trailers", "--parse"], input=message, capture_output=True, text=True, check=True
+    )
+    assert parsed.stdout == message.partition("\n\n")[2]
+    assert parsed.stdout.count("\n") == 3
+    found = parse_checkpoint(message)
+    assert found is not None
+    assert (found.run, list(found.metrics.values())) == ("r", [0.5])
+
+
+@pytest.mark.parametrize(
     "message", ["", "a subject", "a\n\nGru-Run: x\n", "a\n\nGru-Run: x\nGru-Step: many\n"]
 )
 def test_other_messages_are_no_checkpoints(message: str) -> None:

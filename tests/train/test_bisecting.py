@@ -223,4 +223,5 @@ def test_its_json(history: History, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["culprit"]["trial"]["commit"] == commits[2]
     assert (answer["culprit"]["before"], answer["culprit"]["checkpoint"]) == (1.0, None)
     assert [trial["verdict"] for trial in answer["trials"]] == ["good", "bad", "good"]
+    assert "evaluating some of" in done.stderr
     assert CliRunner().invoke(command, [*words, "--below", "1"]).exit_code == 2

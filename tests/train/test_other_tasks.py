@@ -132,3 +132,39 @@ def test_a_byte_pair_model_with_carried_state_writes_from_the_commit_alone(proje
     assert found["bits_per_byte"] < found["val_loss"] / math.log(2)
     first, again = (sample(project.work.repository, "HEAD", prompt=b"line 1", length=9) for _ in range(2))
     assert first == again != b""
+
+
+OWN = """
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+class Mine:
+    metrics = ()
+    def model(self):
+        network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3), nn.Linear(3, 1))
+        network[0].requires_grad_(False)
+        return network
+    def data(self, split):
+        random = torch.Generator().manual_seed(len(split))
+        x = torch.randn(24 if split == "train" else 130, 2, generator=random)
+        return TensorDataset(x, x.sum(1, keepdim=True))
+    def loss(self, model, batch):
+        return nn.functional.mse_loss(model(batch[0]), batch[1])
+
+def task(files):
+    return Mine()
+"""
+
+
+def test_two_workers_validate_the_network_that_is_committed(project: Any) -> None:
+    """Also one with running statistics, which every worker gathers by itself, and with parameters that are frozen."""
+    project.work.write("own.py", OWN.encode())
+    project.work.write(
+        "gru.toml",
+        b"[model]\ntask = 'entrypoint'\nentrypoint = 'own:task'\n[data]\nkind = 'files'\nfiles = ['own.py']\n"
+        + TRAIN.encode(),
+    )
+    project.work.commit("a network of my own")
+    (made,) = project.train("--nproc", "2")["checkpoints"]
+    assert evaluated(project, made["commit"]) == pytest.approx(made["metrics"], rel=1e-6)

@@ -10,11 +10,16 @@ import pytest
     [
         (("--recipe", "other.toml"), "there is no recipe other.toml in the commit"),
         (("--set", "train.stepz=3"), "there is no key train.stepz"),
-        (("--set", "data.files=none/**"), 'no file of the commit matches data.files = ["none/**"]'),
+        (("--set", "data.files=none/**"), 'data.files: no file of the commit matches "none/**"'),
+        (
+            ("--set", 'data.files=["data/*", "more.txt"]'),
+            'data.files: no file of the commit matches "more.txt"',
+        ),
         (("--set", "data.window=5000"), "too few for one window of 5000"),
         (("--set", "data.validation=0.001"), "the validation data has 2 bytes"),
         (("--nproc", "7"), "train.batch is 6, and each of the 7 workers needs a sample"),
         (("--branch", "main"), "the branch main is there already"),
+        (("--branch", "main/x"), "there cannot be a branch main/x beside the branch main"),
         (("--branch", "a..b"), "'a..b' cannot be the name of a branch"),
         (("no-such-commit",), "no-such-commit names no commit"),
     ],

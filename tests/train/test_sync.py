@@ -36,6 +36,7 @@ network = task.build()
 text = np.random.default_rng(2).integers(0, 256, 5000, dtype=np.uint8)
 validation = validate(task, network, TextSamples(Windows(text, 16)), world)["val_loss"]
 strategy = build_strategy(SyncRecipe(strategy=strategy_name), network, world)
+network.register_buffer("seen", torch.tensor(1.0))
 optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
 random = np.random.default_rng(1)
 for step in range(1, 4):
@@ -45,6 +46,7 @@ for step in range(1, 4):
     optimizer.step()
     optimizer.zero_grad()
     strategy.after_step(step)
+    network.seen *= 1 + rank
 strategy.consolidate()
 assert (strategy.bytes_sent() > 0) == (size > 1)
 np.savez(out, validation=validation, **{name: tensor.numpy() for name, tensor in network.state_dict().items()})

@@ -29,20 +29,21 @@ class CommitFiles:
     def matching(self, globs: Sequence[str], key: str) -> list[str]:
         """The plain files that match any of `globs` (git's own glob rules), sorted; symbolic links are left out.
 
-        Raises `DataError`, naming the recipe's `key`, when there are none.
+        Raises `DataError`, naming the recipe's `key`, when there are none for one of them.
         """
-        specs = [f":(glob,top){glob}" for glob in globs]
-        names = git("ls-files", "-z", "--", *specs, cwd=self.folder, env=LOCAL_VARIABLES).split(b"\0")
-        found = sorted({name.decode("utf-8", "surrogateescape") for name in names if name})
-        plain = [name for name in found if self._is_plain(name)]
-        if not plain:
-            listed = ", ".join(f'"{glob}"' for glob in globs)
-            raise DataError(
-                f"no file of the commit matches {key} = [{listed}]",
-                hint="Only committed files count: git add and git commit the data, or correct the glob "
-                "(** crosses folders).",
-            )
-        return plain
+        found: set[str] = set()
+        for glob in globs:
+            names = git("ls-files", "-z", "--", f":(glob,top){glob}", cwd=self.folder, env=LOCAL_VARIABLES)
+            listed = {name.decode("utf-8", "surrogateescape") for name in names.split(b"\0") if name}
+            plain = {name for name in listed if self._is_plain(name)}
+            if not plain:
+                raise DataError(
+                    f'{key}: no file of the commit matches "{glob}"',
+                    hint="Only committed files count: git add and git commit the data, or correct the glob "
+                    "(** crosses folders).",
+                )
+            found |= plain
+        return sorted(found)
 
     def split(self, recipe: DataRecipe) -> tuple[list[str], list[str]]:
         """The files to learn from, and those that are for validation alone (none where the recipe names none)."""

@@ -44,7 +44,10 @@ class OwnTask(Protocol):
     """Names of what `measure` tells besides the loss; may be empty."""
 
     def model(self) -> nn.Module:
-        """The network, with fresh weights of torch's global random state. All of its parameters must take part in the loss."""
+        """The network, with fresh weights of torch's global random state.
+
+        All of its parameters must take part in the loss, but those that are frozen.
+        """
 
     def data(self, split: str) -> Items:
         """The items of `train` or `validation`."""
