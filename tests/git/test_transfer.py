@@ -169,6 +169,16 @@ def test_deletions_tags_and_a_hook_that_stood_there_before(pushed, hub, make_arr
     assert pushed.run("git", "push", "-q", "origin", "main").returncode != 0
 
 
+def test_a_hook_that_stood_there_before_is_told_of_nothing_where_nothing_is_pushed(pushed):
+    hook = pushed.path / ".git/hooks/pre-push.before-git-gru"
+    hook.write_text("#!/bin/sh\nwc -l > told\n")
+    hook.chmod(0o755)
+    pushed.git("push", "-q", "origin", "main")
+    assert pushed.read("told").strip() == b"0"
+    pushed.git("push", "-q", "origin", "main:refs/heads/other")
+    assert pushed.read("told").strip() == b"1"
+
+
 def test_a_mirroring_push_does_not_delete_the_models(pushed, hub, repo):
     for command in (["push", "--mirror", "origin"], ["push", "origin", ":refs/gru/store"]):
         ran = pushed.run("git", *command)
