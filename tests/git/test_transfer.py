@@ -369,9 +369,29 @@ def test_pull_refuses_a_path_without_models_before_it_writes(pushed):
     (pushed.path / MODEL).unlink()
     for wrong in ("notes", "nosuch.safetensors"):
         refused = pushed.gru("pull", MODEL, wrong)
-        assert refused.returncode == 4
-        assert f"no model at {wrong}".encode() in refused.stderr
+        assert refused.returncode == 1
+        assert f"no model of the index is at {wrong}".encode() in refused.stderr
         assert not (pushed.path / MODEL).exists()
+
+
+def test_pull_takes_patterns_from_the_folder_where_the_user_is(pushed, at, make_arrays):
+    for name, seed in (("a[1].safetensors", 4), ("sub/b.safetensors", 5), ("sub/c.safetensors", 6)):
+        pushed.write(name, make_arrays(seed))
+    pushed.commit("more models")
+
+    def pulled(work, *paths: str) -> list[str]:
+        for file in pushed.path.rglob("*.safetensors"):
+            file.unlink()
+        done = work.gru("pull", "--json", *paths)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["written"]
+
+    assert pulled(pushed, "*b.safetensors") == ["sub/b.safetensors"]
+    assert pulled(pushed, "a[1].safetensors", "s*/c*") == ["a[1].safetensors", "sub/c.safetensors"]
+    folder = at(pushed.path / "sub")
+    assert pulled(folder, "*.safetensors") == ["sub/b.safetensors", "sub/c.safetensors"]
+    assert pulled(folder, ":/model*") == [MODEL]
+    assert pushed.gru("pull", "sub/d*").returncode == 1
 
 
 def test_pull_says_which_commit_needs_what_is_nowhere(pushed, make_arrays):
