@@ -15,12 +15,13 @@ def _pre_commit(repo: Repository, arguments: Sequence[str]) -> None:
 def _pre_push(repo: Repository, arguments: Sequence[str]) -> None:
     """Called with the remote's name and address; a line on stdin for each reference: its local name and commit, the remote's."""
     from git_gru.cli.progress import bytes_progress
+    from git_gru.git.git_remote import shown
     from git_gru.git.publishing import RefUpdate, publish_updates
 
     name, url = arguments
     lines = [line.split(" ") for line in sys.stdin.read().splitlines() if line.strip()]
     updates = [RefUpdate(local=fields[1], ref=fields[2]) for fields in lines]
-    publish_updates(repo, name, url, updates, progress=bytes_progress(f"sending models to {name}"))
+    publish_updates(repo, name, url, updates, progress=bytes_progress(f"sending models to {shown(name)}"))
 
 
 def _pre_receive(repo: Repository, arguments: Sequence[str]) -> None:

@@ -27,7 +27,11 @@ class PathsBehindDashes(click.Command):
 
 def pathspecs(ctx: click.Context, repo: Repository, more: Iterable[str] = ()) -> tuple[str, ...]:
     """The paths behind `--` and `more`, for a git that runs at the worktree's top."""
+    return from_top(repo, (*more, *ctx.meta[_PATHS]))
+
+
+def from_top(repo: Repository, paths: Iterable[str]) -> tuple[str, ...]:
+    """`paths`, which the user means from their folder, for a git that runs at the worktree's top."""
     return tuple(
-        path if path.startswith(":") else os.path.relpath(Path.cwd() / path, repo.top)
-        for path in (*more, *ctx.meta[_PATHS])
+        path if path.startswith(":") else os.path.relpath(Path.cwd() / path, repo.top) for path in paths
     )

@@ -1,12 +1,11 @@
 """`git gru pull`."""
 
 import dataclasses
-import os
-from pathlib import Path
 
 import click
 
 from git_gru.cli.background import start_maintenance_if_due
+from git_gru.cli.paths import from_top
 from git_gru.cli.progress import bytes_progress
 from git_gru.cli.render import emit_json, human_size, json_option, line, plural
 from git_gru.git.repository import Repository
@@ -21,16 +20,14 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
 
     For worktrees that were checked out with GIT_GRU_SKIP_SMUDGE=1, without git-gru, or under gru.fetchExclude. Files are
     written one chunk at a time, so that a model larger than the memory is no matter. Without PATH: all manifests in the
-    worktree but those that the settings leave out. With PATH (a file or folder), models that are missing there are written
-    as well; of what a sparse checkout leaves out, only the files that PATH names.
+    worktree but those that the settings leave out. With PATH (a file, folder or pattern), models that are missing there are
+    written as well; of what a sparse checkout leaves out, only the files that PATH names.
 
     \b
     --json: {"written": [path, ..], "models", "blobs", "bytes"}
     """
     repo = Repository.find()
-    top = repo.require_worktree()
-    below = tuple(os.path.relpath(Path.cwd() / path, top) for path in paths)
-    done = pull(repo, below, progress=bytes_progress("fetching models"))
+    done = pull(repo, from_top(repo, paths), progress=bytes_progress("fetching models"))
     start_maintenance_if_due(repo, repo.store())
     if as_json:
         emit_json({"written": list(done.written), **dataclasses.asdict(done.brought)})

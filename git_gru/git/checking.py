@@ -46,14 +46,9 @@ class Checked:
 def check(repo: Repository, store: Store, *, deep: bool = False, progress: Progress | None = None) -> Checked:
     """Checks all of the repository's models; `deep` decodes every chunk. Raises `RewriteRunningError`."""
     blobs = ManifestBlobs(repo, store.stamps)
-
-    def chunks_of(digest: str) -> Collection[str] | None:
-        manifest = blobs.of_model(digest)
-        return None if manifest is None else manifest.chunks()
-
     needed = find_needs(repo, store.stamps).digests
     with one_at_a_time(store.folder, to_read=True):
-        verified = verify(store, chunks_of, deep=deep, progress=progress)
+        verified = verify(store, blobs.chunks_of, deep=deep, progress=progress)
     for _, chunk in verified.broken_chunks():
         store.lookup.drop(chunk)  # so that adding its file again writes it anew
     paths = _paths(repo, store)

@@ -53,10 +53,4 @@ def run_collection(
     repo: Repository, store: Store, planned: Plan, *, keep: Keep = free_of_garbage
 ) -> Collected:
     """Does what was planned. Raises `RewriteRunningError`."""
-    blobs = ManifestBlobs(repo, store.stamps)
-
-    def own(digest: str) -> list[str] | None:
-        manifest = blobs.of_model(digest)
-        return None if manifest is None else manifest.chunks()
-
-    return collect(store, planned, own, keep=keep)
+    return collect(store, planned, ManifestBlobs(repo, store.stamps).chunks_of, keep=keep)

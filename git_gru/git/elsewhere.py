@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from git_gru.git.repository import Repository
-from git_gru.git.sources import sources
+from git_gru.git.sources import CONFIG_FILE, Unapproved, sources
 from git_gru.store.remote import RemoteError, blamed
 from git_gru.store.scratch import scratch_store
 from git_gru.store.trees import StoreTree
@@ -34,6 +34,11 @@ def find_elsewhere(repo: Repository, digests: Collection[str]) -> Elsewhere:
     if wanted:
         with scratch_store() as scratch:
             for remote in sources(repo, scratch):
+                if isinstance(remote, Unapproved):
+                    unreached[CONFIG_FILE] = (
+                        f"the store that it names, {remote.url}, is not approved: git gru trust"
+                    )
+                    continue
                 try:
                     with blamed(remote):
                         there = wanted & StoreTree(scratch.objects, remote.look()).models().keys()

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from git_gru.git.repository import Repository
-from git_gru.git.run import LOCAL_VARIABLES, Environment, GitMissingError, child_environment
+from git_gru.git.run import LOCAL_VARIABLES, Environment, GitMissingError, child_environment, git
+from git_gru.git.settings import Settings
 from git_gru.ids import digest
 from git_gru.store.packs import no_room
 from git_gru.store.remote import RemoteError
@@ -35,8 +36,10 @@ _ENDS = 16
 """Lines of the file `shallow` beyond which those are looked for that are of no use any more: each look adds one."""
 
 _FORWARDED = r"^(http|credential|ssh|url|protocol)\.|^core\.(sshcommand|gitproxy|askpass)$"
+_CONDITION = r"^includeif\."
 _OF_REMOTE = ("proxy", "proxyauthmethod", "uploadpack", "receivepack")
 _HERE = ("local", "worktree", "command")
+_USER = re.compile(r"(?<=://)[^/@]*@")
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _MOVED = (
     "[rejected]",
@@ -50,7 +53,19 @@ _MOVED = (
     "unable to create",
     "remote ref is at",
 )
-_ABSENT = ("does not appear to be a git repository", "repository not found", "not found", "does not exist")
+_ABSENT = (
+    "does not appear to be a git repository",
+    "not found",
+    "could not be found",
+    "does not exist",
+    "denied",
+    "could not read username",
+    "authentication failed",
+    "the requested url returned error: 4",
+)
+"""What hosts say of a repository that may be there, and is not; many will not tell the one from what one may not see."""
+
+_UNASKED: Environment = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": ""}
 
 _QUICK = (
     # Weights do not compress, and Git would hunt for deltas between them
@@ -63,13 +78,18 @@ _QUICK = (
 )
 
 
-def transport_environment(repo: Repository, name: str | None = None) -> Environment:
-    """The environment in which git, run in the store, reaches the same hosts in the same way as in `repo`.
+def transport_environment(repo: Repository, place: Path, name: str | None = None) -> Environment:
+    """The environment in which git, run in the Git folder `place`, reaches the same hosts in the same way as in `repo`.
 
     What ties a process to the user's repository is taken out; settings about transport that only that repository or the command
     line has (a proxy, a credential helper, an ssh command) are passed on, and those of the remote `name` become those of `gru`.
     """
-    passed = [(s.key, s.value) for s in repo.settings.matching(_FORWARDED) if s.scope in _HERE]
+    there = _seen_in(place) if any(repo.settings.matching(_CONDITION)) else None
+    passed = [
+        (s.key, s.value)
+        for s in repo.settings.matching(_FORWARDED)
+        if s.scope in _HERE or (there is not None and (s.key, s.value) not in there)
+    ]
     for key in _OF_REMOTE if name is not None else ():
         passed += [(f"remote.gru.{key}", value) for value in repo.settings.every(f"remote.{name}.{key}")]
     environment: dict[str, str | None] = dict(LOCAL_VARIABLES)
@@ -79,10 +99,22 @@ def transport_environment(repo: Repository, name: str | None = None) -> Environm
     return environment
 
 
+def shown(url: str) -> str:
+    """An address without the user and password that it may have, for messages: these go into logs."""
+    return _USER.sub("", url)
+
+
+def _seen_in(place: Path) -> set[tuple[str, str]]:
+    """The settings about transport that git sees in another Git folder: those of the user count for some folders alone."""
+    listed = git("config", "--list", "--show-scope", "-z", env={**LOCAL_VARIABLES, "GIT_DIR": str(place)})
+    return {(setting.key, setting.value) for setting in Settings(listed).matching(_FORWARDED)}
+
+
 class GitRemote:
     """The Git repository at `url` (absolute, if it is a path), as a remote of `store`. A `git_gru.store.remote.Remote`.
 
-    `name` is for messages. `optional` says that there may be no repository at `url`, which then has no state.
+    `name` is for messages. `optional` says that there may be no repository at `url`, which then has no state. The user, who has
+    never named that address, is asked for no password there, and no credential helper is told of it.
     """
 
     def __init__(
@@ -95,10 +127,10 @@ class GitRemote:
         optional: bool = False,
         tell: Tell | None = None,
     ) -> None:
-        self.name = name
+        self.name = shown(name)
         self.url = url
         self._store = store
-        self._environment = environment
+        self._environment = {**environment, **_UNASKED} if optional else environment
         self._optional = optional
         self._tell = tell
         self._ref = f"refs/gru/remotes/{_component(name, url)}"
@@ -184,7 +216,8 @@ class GitRemote:
         )  # fmt: skip
 
     def _as_remote(self) -> tuple[str, ...]:
-        return ("-c", f"remote.gru.url={self.url}")
+        url = ("-c", f"remote.gru.url={self.url}")
+        return (*url, "-c", "credential.helper=") if self._optional else url
 
     def _progress(self) -> str:
         return "--progress" if self._tell is not None else "--quiet"
@@ -263,7 +296,7 @@ class GitRemote:
             if line.startswith(("fatal: ", "error: ", "remote: ", "!", "ssh: ", "Permission denied"))
         ]
         return RemoteError(
-            f"the remote {self.name} ({self.url}) {what}: {'; '.join(told) or said.strip() or 'git failed'}",
+            f"the remote {self.name} ({shown(self.url)}) {what}: {'; '.join(told) or said.strip() or 'git failed'}",
             hint=_hint(said),
         )
 

@@ -68,8 +68,16 @@ def hook_folder(repo: Repository) -> Path:
 
 
 def install(repo: Repository, program: str, names: Sequence[str] = NAMES) -> tuple[HookChange, ...]:
-    """Writes our stubs; a hook that is not ours is kept under another name and called by ours."""
+    """Writes our stubs; a hook that is not ours is kept under another name and called by ours.
+
+    Raises `InputError` where two hooks stand in the way of ours, or Git looks for hooks in what is no folder.
+    """
     folder = hook_folder(repo)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(
+            f"{folder}, where Git looks for hooks here, is no folder",
+            hint="Name another: git config core.hooksPath FOLDER; or none, for .git/hooks: git config --unset core.hooksPath",
+        )
     folder.mkdir(parents=True, exist_ok=True)
     return tuple(_install_one(folder / name, _stub(name, program)) for name in names)
 

@@ -25,11 +25,11 @@ def hub_references(repo: Repository, name: str, url: str) -> Iterator[Repository
     Raises `GitCommandError` when the remote cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="git-gru-hub-", ignore_cleanup_errors=True) as folder:
-        git("init", "--quiet", "--bare", "--template=", folder)
+        git("init", "--quiet", "--bare", "--object-format=sha1", "--template=", folder)
         if _is_whole(repo):
             Path(folder, "objects/info").mkdir(exist_ok=True)
             Path(folder, "objects/info/alternates").write_text(f"{repo.common_dir / 'objects'}\n")
-        environment = {**transport_environment(repo, name), "GIT_DIR": folder}
+        environment = {**transport_environment(repo, Path(folder), name), "GIT_DIR": folder}
         at = ("-c", f"remote.gru.url={url}")
         listed = completed(*at, "ls-remote", "gru", "HEAD", env=environment, check=True).stdout
         # Whoever works in the hub may have checked out a commit that no branch has

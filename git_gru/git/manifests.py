@@ -57,9 +57,10 @@ class ManifestBlobs:
         except (KeyError, ManifestError):
             return None
 
-    def of_model(self, digest: str) -> Manifest | None:
-        """The manifest of that digest, where Git is known to have it here."""
-        return next(filter(None, map(self.manifest, self._stamps.names(digest))), None)
+    def chunks_of(self, digest: str) -> list[str] | None:
+        """The chunks of the model with that digest, where Git is known to have its manifest here."""
+        manifest = next(filter(None, map(self.manifest, self._stamps.names(digest))), None)
+        return None if manifest is None else manifest.chunks()
 
     def sort(self, names: Iterable[str]) -> Sorted:
         """What the objects with these ids (hex, perhaps behind a `?`) are."""

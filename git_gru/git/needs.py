@@ -38,6 +38,15 @@ def find_needs(repo: Repository, stamps: Stamps) -> Needs:
     )
 
 
+def named_objects(repo: Repository) -> Iterator[str]:
+    """The ids of all objects that may be manifests and that the repository names; `?` before those not here.
+
+    Raises `UnreadableIndexError`, and `GitCommandError` where objects are lost.
+    """
+    yield from index_blobs(repo)
+    yield from _reachable(repo, _resolved(repo, state_words(repo)))
+
+
 def models_named_by(repo: Repository, stamps: Stamps) -> tuple[frozenset[str], int]:
     """The digests of the models that the references of a repository reach, and how many objects are not there."""
     found = ManifestBlobs(repo, stamps).sort(_reachable(repo, (), *ALL_REFS))

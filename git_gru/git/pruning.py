@@ -17,7 +17,6 @@ from git_gru.store.collect import DAY
 from git_gru.store.collect_remote import CollectedRemote, collect_remote
 from git_gru.store.freeing import set_free
 from git_gru.store.locking import one_at_a_time
-from git_gru.store.manifest import Manifest
 from git_gru.store.rewrite import Rewrite, free_of_garbage
 from git_gru.store.store import Store
 
@@ -52,7 +51,7 @@ def prune(repo: Repository, name: str, *, dry_run: bool = False) -> Pruned:
         before = sum(pack.size for pack in store.objects.packs())
         if dry_run or not going:
             return Pruned(dropped=going, bytes_before=before, bytes_after=None if dry_run else before)
-        dropped = _drop(repo, store, going, versions, asked)
+        dropped = _drop(repo, store, going, asked)
         after = sum(pack.size for pack in store.objects.packs())
         return Pruned(dropped=frozenset(dropped), bytes_before=before, bytes_after=after)
     finally:
@@ -90,21 +89,14 @@ def collect_hub(
         store.close()
 
 
-def _drop(
-    repo: Repository, store: Store, going: frozenset[str], versions: dict[str, Manifest], asked: float
-) -> frozenset[str]:
+def _drop(repo: Repository, store: Store, going: frozenset[str], asked: float) -> frozenset[str]:
     """Drops these models, but for those that were used since `asked`; what hangs on their chunks is encoded anew."""
-    blobs = ManifestBlobs(repo, store.stamps)
-
-    def own(digest: str) -> list[str] | None:
-        manifest = versions.get(digest) or blobs.of_model(digest)
-        return None if manifest is None else manifest.chunks()
 
     def still() -> frozenset[str]:
         used = store.stamps.stamps()
         return frozenset(digest for digest in going if used.get(digest, 0.0) < asked)
 
     with one_at_a_time(store.folder), Rewrite(store, drop=going) as work:
-        set_free(work, own)
+        set_free(work, ManifestBlobs(repo, store.stamps).chunks_of)
         work.copy(free_of_garbage)
         return frozenset(work.swap(still))

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from git_gru.errors import InputError
 from git_gru.git.changes import changes
 from git_gru.git.confirmed import Confirmed, read_confirmed, write_confirmed
-from git_gru.git.git_remote import Tell
+from git_gru.git.git_remote import Tell, shown
 from git_gru.git.history import model_history, versions
 from git_gru.git.manifests import ManifestBlobs
 from git_gru.git.repository import Repository
@@ -154,7 +154,7 @@ def publish_updates(
     """
     if any(update.ref == REF and update.local == _NONE for update in updates):
         raise RefusedDeletionError(
-            f"refused, because this push would delete {REF}, and with it all models, from {name}",
+            f"refused, because this push would delete {REF}, and with it all models, from {shown(name)}",
             hint="git push --mirror deletes what is not here. Send what you have with: git push --all, git push --tags. To "
             "delete the models all the same: --no-verify",
         )

@@ -16,8 +16,9 @@ from pathlib import Path
 
 from git_gru.errors import StoreError
 from git_gru.git.elsewhere import Elsewhere, find_elsewhere
+from git_gru.git.needs import named_objects
 from git_gru.git.repository import Repository
-from git_gru.git.revisions import ModelReader, index_models
+from git_gru.git.revisions import ModelReader
 from git_gru.git.sources import sources
 from git_gru.store.aside import set_aside
 from git_gru.store.bring import bring
@@ -111,16 +112,12 @@ def _models_before(store: Store) -> set[str]:
 
 
 def _manifests(repo: Repository) -> Iterator[Manifest]:
-    """The models that references, reflogs and the index name."""
+    """All models that the repository names."""
     reader = ModelReader(repo, skip_unreadable=True)
-    listed = repo.git(
-        "rev-list", "--objects", "--no-object-names", "--missing=print", "--filter=object:type=blob", "--all", "--reflog"
-    )  # fmt: skip
-    for name in listed.decode().split():
+    for name in named_objects(repo):
         manifest = None if name.startswith("?") else reader.manifest(name, name)  # a partial clone lacks some
         if manifest is not None:
             yield manifest
-    yield from index_models(repo).values()
 
 
 def _broken(store: Store, manifests: list[Manifest], progress: Progress | None) -> dict[Manifest, list[str]]:

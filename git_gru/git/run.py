@@ -63,7 +63,7 @@ class GitMissingError(MachineError):
     """There is no git program on this machine's PATH."""
 
     def __init__(self) -> None:
-        super().__init__("the program git was not found", hint="Install Git 2.31 or later and try again.")
+        super().__init__("the program git was not found", hint="Install Git 2.38 or later and try again.")
 
 
 def child_environment(changes: Environment | None = None) -> dict[str, str]:

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from git_gru.errors import InputError
-from git_gru.git.git_remote import GitRemote, Tell, transport_environment
+from git_gru.git.git_remote import GitRemote, Tell, shown, transport_environment
 from git_gru.git.local_remote import remote_at
 from git_gru.git.repository import Repository
 from git_gru.store.remote import Remote, RemoteError
@@ -30,10 +30,11 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _SCP = re.compile(r"[^/:]+:")  # host:path, as git knows it
 
 
-class _Untrusted:
-    """The store that `.gruconfig` names before the user has approved it: a remote that is never contacted."""
+class Unapproved:
+    """The store at `url` that `.gruconfig` names before the user has approved it: a remote that is never contacted."""
 
     def __init__(self, url: str) -> None:
+        self.url = url
         self.name = f"{url}, which {CONFIG_FILE} names and which is not approved: git gru trust"
 
     def look(self) -> None:
@@ -64,18 +65,26 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
     """The remotes in order. They are made one by one: whoever found all models asks for no more."""
     own = str(repo.common_dir)
     if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
-        yield remote_at(store, "this repository", own, transport_environment(repo), tell=tell)
+        yield remote_at(
+            store, "this repository", own, transport_environment(repo, store.repository), tell=tell
+        )
     for name in remote_names(repo):
         hub = fetch_remote(repo, name, store, tell)
         yield hub
         for place in _nested(hub.url):
-            environment = transport_environment(repo, name)
+            environment = transport_environment(repo, store.repository, name)
             yield remote_at(store, f"{name} (its store)", place, environment, optional=True, tell=tell)
     named = committed_store(repo)
     if named is not None and named in trusted_stores(repo):
-        yield remote_at(store, CONFIG_FILE, absolute(repo, named), transport_environment(repo), tell=tell)
+        yield remote_at(
+            store,
+            CONFIG_FILE,
+            absolute(repo, named),
+            transport_environment(repo, store.repository),
+            tell=tell,
+        )
     elif named is not None:
-        yield _Untrusted(named)
+        yield Unapproved(named)
 
 
 def remote_names(repo: Repository) -> list[str]:
@@ -112,7 +121,7 @@ def push_url(repo: Repository, name: str) -> str:
     urls = push_urls(repo, name)
     if len(urls) > 1:
         raise InputError(
-            f"{name} is pushed to {len(urls)} addresses, and this is for one repository: {', '.join(urls)}",
+            f"{name} is pushed to {len(urls)} addresses, and this is for one repository: {', '.join(map(shown, urls))}",
             hint="Name a remote that has one of them: git remote add NAME URL",
         )
     return urls[0]
@@ -120,12 +129,16 @@ def push_url(repo: Repository, name: str) -> str:
 
 def fetch_remote(repo: Repository, name: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that is fetched from. Raises `UnknownRemoteError`."""
-    return remote_at(store, name, fetch_url(repo, name), transport_environment(repo, name), tell=tell)
+    return remote_at(
+        store, name, fetch_url(repo, name), transport_environment(repo, store.repository, name), tell=tell
+    )
 
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that a push to `name` at `url` goes to."""
-    return remote_at(store, name, absolute(repo, url), transport_environment(repo, name), tell=tell)
+    return remote_at(
+        store, name, absolute(repo, url), transport_environment(repo, store.repository, name), tell=tell
+    )
 
 
 def committed_store(repo: Repository) -> str | None:

@@ -8,7 +8,7 @@ Git, what is beyond a symbolic link is not in the worktree: nothing is written t
 import glob
 import os
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,16 +18,12 @@ from git_gru.git.missing import naming_commits
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import index_models
 from git_gru.git.run import is_running
-from git_gru.git.selection import Selection
+from git_gru.git.selection import PATHS_HINT, NothingMatchesError, Selection
 from git_gru.git.sources import sources
 from git_gru.store.bring import Brought, Progress, bring
 from git_gru.store.manifest import Manifest, ManifestError, is_manifest, parse_manifest
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
-
-
-class NoModelThereError(InputError):
-    """A path at and below which the index has no model."""
 
 
 class BeyondLinkError(InputError):
@@ -47,22 +43,25 @@ def pull(
 ) -> Pulled:
     """Puts weights in place of the manifests in the worktree.
 
-    `paths` (from the worktree's top; files or folders) limits it, and fills in models that are missing there; without them the
+    `paths` (as for git log, from the worktree's top) limits it, and fills in models that are missing there; without them the
     settings `gru.fetchInclude` and `gru.fetchExclude` do, and what is missing was deleted on purpose. What a sparse checkout
     leaves out is written only if its file is among `paths`. Files that hold anything else are left alone.
 
-    Raises `NoModelThereError` for one of `paths` that no model is at or below, and `BeyondLinkError` for one beyond a symbolic
-    link, before anything is written, and what `bring` raises.
+    Raises `NothingMatchesError` for one of `paths` that no model is at, and `BeyondLinkError` for one beyond a symbolic link,
+    before anything is written, and what `bring` raises.
     """
     top = repo.require_worktree()
     selection = Selection.of(repo)
     sparse = _left_out(repo) - set(paths)
     models = index_models(repo)
-    _require_models(models, paths)
+    there = _files(repo, paths) if paths else None
+    for name in paths:
+        if models.keys().isdisjoint(_files(repo, [name])):
+            raise NothingMatchesError(f"no model of the index is at {name}", hint=PATHS_HINT)
     chosen = {
         path: manifest
         for path, manifest in models.items()
-        if path not in sparse and (_below(path, paths) if paths else selection.allows(path))
+        if path not in sparse and (selection.allows(path) if there is None else path in there)
     }
     for path in chosen if paths else ():
         _require_inside(top, path)
@@ -86,19 +85,9 @@ def pull(
     return Pulled(written=tuple(wanted), brought=brought)
 
 
-def _require_models(models: Iterable[str], paths: Iterable[str]) -> None:
-    for name in paths:
-        if not any(_below(path, [name]) for path in models):
-            raise NoModelThereError(
-                f"there is no model at {name}, nor below it, in the index",
-                hint="See which there are: git gru ls",
-            )
-
-
-def _below(path: str, wanted: Iterable[str]) -> bool:
-    return any(
-        path == name or path.startswith(f"{name.rstrip('/')}/") or name in ("", ".") for name in wanted
-    )
+def _files(repo: Repository, paths: Sequence[str]) -> set[str]:
+    """The files of the index at `paths`."""
+    return set(repo.git("ls-files", "-z", "--", *paths).decode("utf-8", "surrogateescape").split("\0"))
 
 
 def _link_above(top: Path, path: str) -> Path | None:

@@ -8,7 +8,7 @@ under the lease of a state in which it is marked: between the two no model is lo
 from collections.abc import Set
 from dataclasses import dataclass
 
-from git_gru.store.packs import PackWriter
+from git_gru.store.promised import keep_promised
 from git_gru.store.publish import MOST_TRIES, republish
 from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import Store
@@ -55,8 +55,5 @@ def collect_remote(
 def _mark(store: Store, remote: Remote, state: StoreTree, marks: dict[str, int]) -> bool:
     """Publishes the marks; False when the state was moved meanwhile."""
     new, entries = state.write({}, parent=state.commit, incoming=state.incoming, unneeded=marks)
-    pack = PackWriter(store.repository / "objects/pack", len(entries))
-    for entry in entries:
-        pack.add(entry)
-    pack.finish(promised=True)
+    keep_promised(store.repository, entries)
     return remote.move(new, state.commit)

@@ -5,12 +5,12 @@ every rewrite, in a pack of its own that says so.
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from git_gru.errors import StoreError
 from git_gru.store.objects import ObjectMissingError, Objects
-from git_gru.store.packs import Entry, make_entry
+from git_gru.store.packs import Entry, PackWriter, make_entry
 from git_gru.store.trees import TREE_MODE, parse_tree
 
 REMOTES = "refs/gru/remotes/"
@@ -33,6 +33,14 @@ def remote_tips(repository: Path) -> dict[str, bytes]:
         ):  # a folder, a lock, a reference that is just being moved
             tips[str(path.relative_to(folder))] = bytes.fromhex(path.read_text().strip())
     return tips
+
+
+def keep_promised(repository: Path, entries: Sequence[Entry]) -> None:
+    """Writes objects of a state that is on its way to a remote: what they name may be absent here."""
+    pack = PackWriter(repository / "objects/pack", len(entries))
+    for entry in entries:
+        pack.add(entry)
+    pack.finish(promised=True)
 
 
 def remote_objects(objects: Objects) -> Iterator[Entry]:

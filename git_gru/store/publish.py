@@ -18,8 +18,9 @@ from git_gru.store.bring import fetch_trees
 from git_gru.store.manifest import Manifest
 from git_gru.store.objects import ObjectMissingError
 from git_gru.store.pack_reader import ObjectDamagedError
-from git_gru.store.packs import Entry, PackWriter
+from git_gru.store.packs import Entry
 from git_gru.store.plan import Kept, Plan
+from git_gru.store.promised import keep_promised
 from git_gru.store.remote import Remote, RemoteError, blamed
 from git_gru.store.store import BRING, ModelMissingError, Store
 from git_gru.store.trees import StoreTree, TreeError, model_blobs, model_deltas, tree_of
@@ -287,7 +288,7 @@ class _Publish:
                 incoming=state.incoming,
                 unneeded={d: when for d, when in state.unneeded.items() if d not in gone},
             )
-            self._keep_entries(entries)
+            keep_promised(self.store.repository, entries)
             if new == self.tip or self.remote.move(new, self.tip, replace=True):
                 return
             self._wait(attempt)
@@ -323,13 +324,6 @@ class _Publish:
             unneeded={d: when for d, when in state.unneeded.items() if d not in self.relied},
             padding=padding,
         )
-        self._keep_entries([*trees.values(), *entries])
+        # What these trees name, the remote has, or `Plan.clean` deletes it here
+        keep_promised(self.store.repository, [*trees.values(), *entries])
         return new
-
-    def _keep_entries(self, entries: Sequence[Entry]) -> None:
-        pack = PackWriter(self.store.repository / "objects/pack", len(entries))
-        for entry in entries:
-            pack.add(entry)
-        pack.finish(
-            promised=True
-        )  # what these trees name may be absent: the remote has it, or `Plan.clean` deletes it

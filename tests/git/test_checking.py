@@ -154,6 +154,12 @@ def test_the_remotes_are_asked_what_they_have(repo, models, checked, tmp_path, a
     assert "that could be asked" in found["findings"][0]["text"]
     assert list(found["unreached"]) == ["origin"]
 
+    clone.git("remote", "remove", "origin")
+    clone.git("config", "-f", ".gruconfig", "store.url", "https://host/models.git")
+    found = clone_checked(clone, 5)
+    assert list(found["unreached"]) == [".gruconfig"], "it may be there, and is not asked"
+    assert "git gru trust" in found["unreached"][".gruconfig"]
+
 
 def clone_checked(clone, code: int) -> dict:
     done = clone.gru("fsck", "--json")

@@ -1,3 +1,4 @@
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -187,6 +188,12 @@ def test_core_hooks_path_is_respected(plain_repo):
     assert not (plain_repo.path / ".git/hooks/pre-commit").exists()
     change, _ = uninstall(plain_repo.repository, Scope.LOCAL).hooks
     assert change.action is hooks.HookAction.REMOVED
+
+
+def test_hooks_that_are_switched_off_are_no_folder(plain_repo):
+    plain_repo.git("config", "core.hooksPath", os.devnull)
+    with pytest.raises(hooks.InputError, match="is no folder"):
+        install(plain_repo.repository, Scope.LOCAL, "git-gru")
 
 
 def test_a_hook_that_came_after_ours_is_not_lost(plain_repo):

@@ -1,6 +1,7 @@
 """Space on this side and on the hub: `git gru prune`, `git gru gc --remote`."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -133,6 +134,30 @@ def test_collections_at_once_do_not_meddle_with_each_other(pushed):
     assert (needed, absent) == (digests(pushed, "main~1", "main~2", "main~3"), 0)
     assert "refs/gru/hub" not in pushed.git("for-each-ref")
     assert not hub.git_dir.exists()
+
+
+def test_settings_that_count_for_the_repositorys_folder_reach_the_hub(pushed, hub, isolated, tmp_path):
+    """`includeIf`: the folders in which a hub is only looked at are others."""
+    ssh = tmp_path / "ssh"
+    ssh.write_text('#!/bin/sh\n[ "$1" = -G ] && exit 0\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    (tmp_path / "work.config").write_text(f"[core]\n\tsshCommand = {ssh}\n")
+    pushed.git("config", "--global", f"includeIf.gitdir:{pushed.path}/.path", str(tmp_path / "work.config"))
+    pushed.git("remote", "set-url", "origin", f"nowhere:{hub}")
+    ran = pushed.gru("gc", "--remote", "origin")
+    assert ran.returncode == 0, ran.stderr
+    pushed.git("update-ref", "refs/heads/main", "origin/main")
+    pushed.git("reflog", "expire", "--expire=now", "--all")
+    pushed.git("read-tree", "HEAD")
+    shutil.rmtree(pushed.path / ".git/gru")
+    ran = pushed.gru("fsck", "--json")
+    assert json.loads(ran.stdout)["unreached"] == {}
+    assert ran.returncode == 0
+
+
+def test_a_hub_is_collected_whatever_hash_git_makes_repositories_with(pushed):
+    ran = pushed.gru("gc", "--remote", "origin", env={"GIT_DEFAULT_HASH": "sha256"})
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_a_hub_whose_references_name_no_model_is_refused(pushed, hub):

@@ -219,6 +219,17 @@ def test_a_further_push_walks_what_is_new(pushed, make_arrays, monkeypatch):
     assert walked[0] == [head, f"^{before}"]
 
 
+def test_what_a_shallow_clone_has_sent_says_nothing_about_older_commits(pushed, tmp_path, at):
+    clone, second = at(tmp_path / "clone"), new_hub(tmp_path / "second.git")
+    pushed.git("clone", "-q", "--depth=1", f"file://{tmp_path}/hub.git", str(clone.path))
+    assert clone.gru("install").returncode == 0
+    clone.git("remote", "add", "second", str(second))
+    assert json.loads(clone.gru("push", "second", "--json").stdout)["models"] == 2
+    clone.git("fetch", "-q", "--unshallow", "origin")
+    clone.git("push", "-q", "second", "main")
+    assert models_in(second, pushed) == in_history(pushed)
+
+
 def test_damaged_notes_of_a_remote_are_as_none(pushed, make_arrays):
     (notes,) = (pushed.path / ".git/gru/confirmed").iterdir()
     for text in ("", "[]", '{"commits": 1, "models": []}'):

@@ -130,6 +130,17 @@ def test_a_lost_reference(three):
     checkouts(repo, files)
 
 
+def test_a_lost_reference_while_a_linked_worktree_has_a_model_in_its_index(three, tmp_path, at, make_arrays):
+    repo, files = three
+    repo.git("worktree", "add", "-q", str(tmp_path / "linked"))
+    linked = at(tmp_path / "linked")
+    linked.write("new.safetensors", make_arrays(9))
+    linked.git("add", "new.safetensors")
+    (repo.path / ".git/gru/store.git/refs/gru/store").unlink()
+    assert json.loads(repo.gru("repair", "--json").stdout)["salvaged"] == {"whole": 4, "lost": []}
+    checkouts(repo, files)
+
+
 def test_a_lost_reference_after_which_a_model_was_added(three, hub, make_arrays):
     repo, files = three
     (repo.path / ".git/gru/store.git/refs/gru/store").unlink()

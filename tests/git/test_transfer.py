@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save
 
-from benchmarks.http_hub import new_hub, serving
+from benchmarks.http_hub import GitHandler, new_hub, serving
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.run import LOCAL_VARIABLES
 from git_gru.store.trees import StoreTree
@@ -167,6 +167,16 @@ def test_deletions_tags_and_a_hook_that_stood_there_before(pushed, hub, make_arr
     pushed.git("push", "-q", "origin", ":refs/tags/v1")
     kept.write_text("#!/bin/sh\nexit 1\n")
     assert pushed.run("git", "push", "-q", "origin", "main").returncode != 0
+
+
+def test_a_hook_that_stood_there_before_is_told_of_nothing_where_nothing_is_pushed(pushed):
+    hook = pushed.path / ".git/hooks/pre-push.before-git-gru"
+    hook.write_text("#!/bin/sh\nwc -l > told\n")
+    hook.chmod(0o755)
+    pushed.git("push", "-q", "origin", "main")
+    assert pushed.read("told").strip() == b"0"
+    pushed.git("push", "-q", "origin", "main:refs/heads/other")
+    assert pushed.read("told").strip() == b"1"
 
 
 def test_a_mirroring_push_does_not_delete_the_models(pushed, hub, repo):
@@ -359,9 +369,29 @@ def test_pull_refuses_a_path_without_models_before_it_writes(pushed):
     (pushed.path / MODEL).unlink()
     for wrong in ("notes", "nosuch.safetensors"):
         refused = pushed.gru("pull", MODEL, wrong)
-        assert refused.returncode == 4
-        assert f"no model at {wrong}".encode() in refused.stderr
+        assert refused.returncode == 1
+        assert f"no model of the index is at {wrong}".encode() in refused.stderr
         assert not (pushed.path / MODEL).exists()
+
+
+def test_pull_takes_patterns_from_the_folder_where_the_user_is(pushed, at, make_arrays):
+    for name, seed in (("a[1].safetensors", 4), ("sub/b.safetensors", 5), ("sub/c.safetensors", 6)):
+        pushed.write(name, make_arrays(seed))
+    pushed.commit("more models")
+
+    def pulled(work, *paths: str) -> list[str]:
+        for file in pushed.path.rglob("*.safetensors"):
+            file.unlink()
+        done = work.gru("pull", "--json", *paths)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)["written"]
+
+    assert pulled(pushed, "*b.safetensors") == ["sub/b.safetensors"]
+    assert pulled(pushed, "a[1].safetensors", "s*/c*") == ["a[1].safetensors", "sub/c.safetensors"]
+    folder = at(pushed.path / "sub")
+    assert pulled(folder, "*.safetensors") == ["sub/b.safetensors", "sub/c.safetensors"]
+    assert pulled(folder, ":/model*") == [MODEL]
+    assert pushed.gru("pull", "sub/d*").returncode == 1
 
 
 def test_pull_says_which_commit_needs_what_is_nowhere(pushed, make_arrays):
@@ -597,6 +627,33 @@ def there_and_back(repo, url: str, clone_at: Path, at, make_arrays) -> None:
     assert repo.read(MODEL) == save(make_arrays(5))
 
 
+def test_nobody_is_asked_who_they_are_at_an_address_that_they_never_named(
+    pushed, hub, isolated, tmp_path, monkeypatch
+):
+    """Hosts answer so where there is nothing. (Next to a fork without models, the store of a working repository is sought.)"""
+
+    class Guarded(GitHandler):
+        def do_GET(self) -> None:
+            if "/gru/store.git" not in self.path:
+                super().do_GET()
+                return
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="hub"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    asked = tmp_path / "asked"
+    asked.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/told\necho username=a\necho password=b\n')
+    asked.chmod(0o755)
+    pushed.git("config", "--global", "credential.helper", str(asked))
+    monkeypatch.setenv("GIT_ASKPASS", str(asked))
+    pushed.git("clone", "-q", "--bare", str(hub), str(tmp_path / "fork.git"))
+    with serving(tmp_path, Guarded) as server:
+        done = pushed.run("git", "clone", "-q", f"{server.url}/fork.git", str(tmp_path / "clone"))
+    assert b"tried: origin, origin (its store)" in done.stderr, done.stderr
+    assert not (tmp_path / "told").exists()
+
+
 def test_over_smart_http(repo, hub, over_http, everywhere, tmp_path, at, make_arrays):
     there_and_back(repo, f"{over_http}/hub.git", tmp_path / "clone", at, make_arrays)
 
@@ -704,6 +761,16 @@ def test_a_hub_whose_store_is_no_commit_is_not_to_be_mended_here(pushed, hub, sc
         assert told.returncode == 5, told.stderr
         assert b"origin" in told.stderr
         assert b"git gru repair" not in told.stderr
+
+
+def test_passwords_in_addresses_are_not_shown(pushed):
+    address = "http://me:secret@127.0.0.1:1/hub.git"
+    pushed.git("remote", "add", "private", address)
+    told = pushed.gru("push", "private").stderr
+    assert b"the remote private (http://127.0.0.1:1/hub.git) cannot be read" in told
+    assert b"secret" not in told
+    remote = GitRemote(pushed.repository.store(), address, address, LOCAL_VARIABLES)
+    assert remote.name == "http://127.0.0.1:1/hub.git", "as the hook names it, for a push to an address"
 
 
 def test_a_hub_that_is_gone_is_a_sentence(pushed, hub, tmp_path, at):

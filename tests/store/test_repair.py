@@ -58,6 +58,40 @@ def test_a_damaged_chunk_is_fetched_anew(
     again.close()
 
 
+def test_a_remote_that_is_damaged_too_is_passed_over(
+    new_store: Callable[[], Store], add: Add, read: Read, lineage: Lineage
+) -> None:
+    """Each remote is looked at once, however many chunks it is asked for."""
+    store, hubs = new_store(), [MemoryHub(), MemoryHub()]
+    (file,) = lineage(1)
+    manifest = add(store, file)
+    for hub in hubs:
+        publish(store, MemoryRemote(hub, store.objects), [[manifest]])
+    ids = [id for entry in manifest.tensors.values() for id in entry.chunks]
+    store.sync()
+    for id in ids:
+        row = store.lookup.get(id)
+        assert row is not None
+        kind, content = hubs[0].objects[row.oid]
+        hubs[0].objects[row.oid] = (kind, content[:-9] + bytes(9))
+        damage(store, id)
+    looks = []
+
+    class Counting(MemoryRemote):
+        def look(self) -> bytes | None:
+            looks.append(self.name)
+            return super().look()
+
+    done = repair(
+        store,
+        lambda scratch: [Counting(hub, scratch.objects, f"hub {at}") for at, hub in enumerate(hubs)],
+        {manifest: ids},
+    )
+    assert (done.chunks, done.left) == (len(ids), {})
+    assert looks == ["hub 0", "hub 1"]
+    assert read(store, manifest) == file
+
+
 def test_what_no_remote_has_is_told(new_store: Callable[[], Store], add: Add, lineage: Lineage) -> None:
     store, other, hub = new_store(), new_store(), MemoryHub()
     (file,) = lineage(1)
