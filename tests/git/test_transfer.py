@@ -394,6 +394,16 @@ def test_pull_takes_patterns_from_the_folder_where_the_user_is(pushed, at, make_
     assert pushed.gru("pull", "sub/d*").returncode == 1
 
 
+def test_pull_says_what_holds_the_index(pushed):
+    (pushed.path / MODEL).unlink()
+    (pushed.path / ".git/index.lock").touch()
+    done = pushed.gru("pull", MODEL)
+    assert done.returncode == 4
+    assert b"index.lock': File exists" in done.stderr
+    (pushed.path / ".git/index.lock").unlink()
+    assert pushed.status() == ""
+
+
 def test_pull_says_which_commit_needs_what_is_nowhere(pushed, make_arrays):
     pushed.git("remote", "rename", "origin", "hub")
     pushed.git("remote", "remove", "hub")
