@@ -1,4 +1,4 @@
-"""Many at once: 32 publish to one hub; eight worktrees add and commit while the store that they share is repacked and collected."""
+"""Many at once: 32 publish to one hub; eight worktrees add and commit while their store is repacked and collected."""
 
 import os
 import subprocess
