@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from git_gru.git.git_remote import transport_environment
+from git_gru.git.partial import promisors
 from git_gru.git.repository import Repository
 from git_gru.git.run import completed, git
 
@@ -63,7 +64,4 @@ def hub_references(repo: Repository, name: str, url: str) -> Iterator[Repository
 
 def _is_whole(repo: Repository) -> bool:
     """Whether the repository has all objects that its references reach: it is neither a shallow nor a partial clone."""
-    promised = repo.config("extensions.partialClone") or any(
-        setting.value == "true" for setting in repo.settings.matching(r"^remote\..*\.promisor$")
-    )
-    return not (promised or (repo.common_dir / "shallow").exists())
+    return not (promisors(repo) or (repo.common_dir / "shallow").exists())

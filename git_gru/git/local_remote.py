@@ -22,7 +22,7 @@ from git_gru.store.trees import TREE_MODE, model_blobs, parse_tree, root_of
 _UPPER_DEPTH = 2
 """Below the root tree, above the model trees: `models` and its groups."""
 
-_DAMAGED = "git fsck, there, tells more; whoever has the models can send them anew: git gru push"
+_DAMAGED = "git fsck, there, tells more. How a hub is mended: docs/maintenance.md, A hub that is damaged"
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 

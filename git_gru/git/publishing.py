@@ -15,11 +15,12 @@ from git_gru.git.confirmed import Confirmed, read_confirmed, write_confirmed
 from git_gru.git.git_remote import Tell, shown
 from git_gru.git.history import model_history, versions
 from git_gru.git.manifests import ManifestBlobs
+from git_gru.git.partial import complete, promisors
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
 from git_gru.git.run import lines
 from git_gru.git.selection import PATHS_HINT, NothingMatchesError
-from git_gru.git.sources import absolute, push_remote, push_url, push_urls
+from git_gru.git.sources import absolute, fetch_url, push_remote, push_url, push_urls, remote_names
 from git_gru.store.manifest import Manifest
 from git_gru.store.publish import Progress, Published, publish, republish
 from git_gru.store.remote import Remote, blamed
@@ -232,6 +233,7 @@ def _publish(
     try:
         blobs = ManifestBlobs(repo, store.stamps)
         known = Confirmed() if paths else read_confirmed(repo, url)
+        _complete(repo, url, tips, known.commits)
         named = (
             _named_at(repo, blobs, tips, paths) if paths else list(_named(repo, blobs, tips, known.commits))
         )
@@ -242,6 +244,7 @@ def _publish(
             state, held = _held(store, remote)
             if not known.models <= held:
                 known = Confirmed()
+                _complete(repo, url, tips)
                 named = list(_named(repo, blobs, tips))
             models = _models(repo, blobs, tips, named, held)
             done = publish(
@@ -261,6 +264,17 @@ def _publish(
         return done
     finally:
         store.close()
+
+
+def _complete(repo: Repository, url: str, tips: Sequence[str], known: Sequence[str] = ()) -> None:
+    """In a partial clone: brings the manifests (and all else) that a push to `url` sends, unless it was cloned from there."""
+    there = remote_names(repo)
+    names = [
+        name for name in promisors(repo) if name in there
+    ]  # one that was taken away left a setting behind
+    theirs = [place for name in names for place in (fetch_url(repo, name), *push_urls(repo, name))]
+    if names and url not in theirs:
+        complete(repo, [*tips, *(f"^{commit}" for commit in known)])
 
 
 def _held(store: Store, remote: Remote) -> tuple[bytes | None, Set[str]]:

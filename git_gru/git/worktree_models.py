@@ -81,7 +81,7 @@ def pull(
         store.close()
     if wanted:
         listed = "\0".join(wanted).encode("utf-8", "surrogateescape")
-        repo.git("update-index", "-q", "-z", "--stdin", input=listed)
+        repo.git("update-index", "-z", "--stdin", input=listed)
     return Pulled(written=tuple(wanted), brought=brought)
 
 

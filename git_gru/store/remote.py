@@ -17,7 +17,10 @@ from typing import Protocol
 from git_gru.errors import GruError, StoreError
 from git_gru.store.pack_reader import REPAIR, ObjectDamagedError
 
-NOT_OURS = "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells"
+NOT_OURS = (
+    "Something else than git-gru wrote to refs/gru/store there, or the remote is damaged: git fsck, on the remote, tells. "
+    "How a hub is mended: docs/maintenance.md, A hub that is damaged"
+)
 
 
 class RemoteError(GruError):

@@ -1,4 +1,4 @@
-"""Many at once: 32 publish to one hub; eight worktrees of one repository add and commit while the store is repacked."""
+"""Many at once: 32 publish to one hub; eight worktrees add and commit while their store is repacked and collected."""
 
 import os
 import subprocess
@@ -60,7 +60,7 @@ done
 """
 
 
-def test_eight_worktrees_commit_while_the_store_is_repacked(quick: Path) -> None:
+def test_eight_worktrees_commit_while_the_store_is_repacked_and_collected(quick: Path) -> None:
     repo, files = quick / "repo", quick / "files"
     files.mkdir()
     subprocess.run(["git", "init", "-q", str(repo)], check=True)
@@ -86,6 +86,7 @@ def test_eight_worktrees_commit_while_the_store_is_repacked(quick: Path) -> None
     repacks = 0
     while any(process.poll() is None for process in running):
         git(repo, "gru", "repack")
+        git(repo, "gru", "gc", "--grace", "now")
         repacks += 1
     assert repacks
     for process in running:

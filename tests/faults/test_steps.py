@@ -11,7 +11,7 @@ from tests.faults.dying import attempt
 from tests.faults.operations import OPERATIONS
 
 EVERY = {"publish": 4}
-"""A publish goes through the same 21 steps for each of four batches. Every fourth step is tried: so each of the 21 once."""
+"""A publish goes through the same 19 steps for each of four batches. Every fourth step is tried: so each of the 19 once."""
 
 
 @pytest.mark.slow

@@ -219,6 +219,39 @@ def test_a_further_push_walks_what_is_new(pushed, make_arrays, monkeypatch):
     assert walked[0] == [head, f"^{before}"]
 
 
+@pytest.mark.parametrize("kind", ["blob:none", "tree:0"])
+@pytest.mark.parametrize("command", [["git", "push", "-q", "second", "main"], ["git-gru", "push", "second"]])
+def test_a_partial_clone_sends_another_hub_what_it_lacks_itself(pushed, tmp_path, at, kind, command):
+    clone, second, hub = at(tmp_path / "clone"), new_hub(tmp_path / "second.git"), tmp_path / "hub.git"
+    subprocess.run(["git", "-C", str(hub), "config", "uploadpack.allowFilter", "true"], check=True)
+    pushed.git("clone", "-q", f"--filter={kind}", f"file://{hub}", str(clone.path))
+    assert clone.gru("install").returncode == 0
+    clone.git("remote", "add", "second", str(second))
+    ran = clone.gru(*command[1:]) if command[0] == "git-gru" else clone.run(*command)
+    assert ran.returncode == 0, ran.stderr
+    assert models_in(second, pushed) == in_history(pushed)
+    clone.git("remote", "remove", "origin")  # a setting stays that says who had what was missing
+    clone.write("notes", b"x")
+    clone.commit("notes")
+    clone.git("push", "-q", "second", "main:refs/heads/more")
+
+
+def test_a_partial_clone_fetches_nothing_for_a_push_to_its_own_hub(pushed, tmp_path, at):
+    clone, hub = at(tmp_path / "clone"), tmp_path / "hub.git"
+    subprocess.run(["git", "-C", str(hub), "config", "uploadpack.allowFilter", "true"], check=True)
+    pushed.git("clone", "-q", "--filter=blob:none", f"file://{hub}", str(clone.path))
+    assert clone.gru("install").returncode == 0
+
+    def missing() -> int:
+        return clone.git("rev-list", "--objects", "--missing=print", "--all").count("?")
+
+    before = missing()
+    clone.write("notes", b"x")
+    clone.commit("notes")
+    clone.git("push", "-q", "origin", "main")
+    assert missing() == before == 2
+
+
 def test_what_a_shallow_clone_has_sent_says_nothing_about_older_commits(pushed, tmp_path, at):
     clone, second = at(tmp_path / "clone"), new_hub(tmp_path / "second.git")
     pushed.git("clone", "-q", "--depth=1", f"file://{tmp_path}/hub.git", str(clone.path))

@@ -394,6 +394,16 @@ def test_pull_takes_patterns_from_the_folder_where_the_user_is(pushed, at, make_
     assert pushed.gru("pull", "sub/d*").returncode == 1
 
 
+def test_pull_says_what_holds_the_index(pushed):
+    (pushed.path / MODEL).unlink()
+    (pushed.path / ".git/index.lock").touch()
+    done = pushed.gru("pull", MODEL)
+    assert done.returncode == 4
+    assert b"index.lock': File exists" in done.stderr
+    (pushed.path / ".git/index.lock").unlink()
+    assert pushed.status() == ""
+
+
 def test_pull_says_which_commit_needs_what_is_nowhere(pushed, make_arrays):
     pushed.git("remote", "rename", "origin", "hub")
     pushed.git("remote", "remove", "hub")
@@ -761,6 +771,30 @@ def test_a_hub_whose_store_is_no_commit_is_not_to_be_mended_here(pushed, hub, sc
         assert told.returncode == 5, told.stderr
         assert b"origin" in told.stderr
         assert b"git gru repair" not in told.stderr
+
+
+def test_a_damaged_hub_is_mended_as_the_manual_says(pushed, hub, tmp_path, at):
+    def there(command: str) -> int:
+        return subprocess.run(["sh", "-c", command], cwd=hub, capture_output=True).returncode
+
+    assert there("git repack -adq && git prune-packed") == 0
+    (pack,) = (hub / "objects/pack").glob("*.pack")
+    pack.chmod(0o644)
+    data = bytearray(pack.read_bytes())
+    data[len(data) // 2] ^= 255
+    pack.write_bytes(data)
+    assert there("git fsck") != 0
+    manual = (Path(__file__).parents[2] / "docs/maintenance.md").read_text()
+    recipe = manual.split("## A hub that is damaged")[1].split("```")[1]
+    assert there(recipe) == 0
+    ran = pushed.gru("push", "origin", "--all", "--json")
+    assert json.loads(ran.stdout)["models"] == 3, ran.stderr
+    assert there("git fsck") == 0
+    pushed.git("clone", "-q", str(hub), str(tmp_path / "clone"))
+    for age in range(3):
+        pushed.git("checkout", "-q", f"main~{age}")
+        at(tmp_path / "clone").git("checkout", "-q", f"main~{age}")
+        assert at(tmp_path / "clone").read(MODEL) == pushed.read(MODEL)
 
 
 def test_passwords_in_addresses_are_not_shown(pushed):
