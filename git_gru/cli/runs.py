@@ -75,11 +75,12 @@ def show_run(run: str, metrics: str | None, as_json: bool) -> None:
     """Show the run ID (its beginning is enough).
 
     --metrics csv prints a row for each event: time, step, rank, loss, lr, tokens_per_s, the validation metrics, what else a
-    trainer logged, rate_0 and so on (tokens per second of each worker, without waiting), commit, blocked_s, incident, message.
+    trainer logged, rate_0 and so on (tokens per second of each worker, without waiting), commit, branch, blocked_s, incident,
+    message.
 
     \b
     --metrics json: {"id", "metrics": [{"time", "step", "rank", and of these what there is: "loss", "lr",
-             "tokens_per_s", "rates", "metrics", "val_…", "commit", "blocked_s", "incident", "message"}]}
+             "tokens_per_s", "rates", "metrics", "val_…", "commit", "branch", "blocked_s", "incident", "message"}]}
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
@@ -133,7 +134,7 @@ def remove_runs(runs: tuple[str, ...], branch: bool) -> None:
 def fetch_records(remote: str, as_json: bool) -> None:
     """Fetch the records of the runs that were pushed to REMOTE (git gru train --push); git fetch brings their commits.
 
-    
+    \b
     --json: {"runs": [the ids of those that are new here, or newer than they were]}
     """
     found = fetch_runs(Repository.find(), remote)

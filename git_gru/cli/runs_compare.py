@@ -16,7 +16,7 @@ from git_gru.runs.comparing import compare, curve
 def command(runs: tuple[str, ...], metric: str, as_json: bool) -> None:
     """Compare runs: the keys of their recipes that differ, their last metrics, and their curves.
 
-    A curve is that of a validation metric, or of loss, lr or tokens_per_s.
+    A curve is that of a validation metric, of loss, lr or tokens_per_s, or of what else a trainer logged.
 
     \b
     --json: {"runs": [id], "recipe": {key: [a value for each run]}, "metrics": {name: [a number or null for each run]},
@@ -48,6 +48,9 @@ def command(runs: tuple[str, ...], metric: str, as_json: bool) -> None:
         line(metric)
         for text in picture:
             line(text)
+    else:
+        line()
+        line(f"none of them tells of {metric}")
 
 
 def _shown(key: str, value: object) -> str:

@@ -16,7 +16,7 @@ from git_gru.git.run_refs import find_run
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.detaching import detach_plan, detach_run
 from git_gru.train.launch import Watcher, fast_forward, run_plan
-from git_gru.train.plan import Plan, Request, make_plan
+from git_gru.train.plan import Request, make_plan
 from git_gru.train.recipe_file import DEFAULT_PATH
 from git_gru.train.resuming import resume
 
@@ -106,8 +106,11 @@ def command(
         )
         plan = make_plan(repo, request)
     if detach:
+        options = () if tensorboard is None else ("--tensorboard", str(tensorboard.absolute()))
         begun = (
-            detach_plan(repo, plan) if plan is not None else detach_run(repo, find_run(repo, resumed or ""))
+            detach_plan(repo, plan, options)
+            if plan is not None
+            else detach_run(repo, find_run(repo, resumed or ""), options)
         )
         _show_detached(begun, as_json=as_json)
         return 0
@@ -118,13 +121,13 @@ def command(
         if plan is not None:
             record = run_plan(repo, plan, watcher)
         else:
-            plan, record = resume(repo, resumed or "", watcher)
-    forwarded = fast_forward(repo, plan) if plan.here and record.checkpoints else None
+            _, record = resume(repo, resumed or "", watcher)
+    forwarded = fast_forward(repo, record) if record.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
         emit_json({**record.as_json(), "fast_forwarded": forwarded})
     else:
-        _summary(plan, record, forwarded)
+        _summary(record, forwarded)
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
 
 
@@ -145,14 +148,14 @@ def _refuse_others(context: click.Context) -> None:
             )
 
 
-def _summary(plan: Plan, record: RunRecord, forwarded: bool | None) -> None:
+def _summary(record: RunRecord, forwarded: bool | None) -> None:
     seconds = (record.ended or record.started) - record.started
     rows = [
         ("run", record.id),
         ("state", str(record.state)),
         ("steps", f"{record.step} of {record.steps} in {seconds:.0f} s"),
         ("commits", str(len(record.checkpoints))),
-        ("branch", plan.here if forwarded and plan.here else record.branch),
+        ("branch", record.here if forwarded and record.here else record.branch),
     ]
     if record.checkpoints and record.initial:
         first, last = record.initial["val_loss"], record.checkpoints[-1].metrics["val_loss"]
@@ -164,5 +167,5 @@ def _summary(plan: Plan, record: RunRecord, forwarded: bool | None) -> None:
         line(f"{name:<9} {value}")
     if forwarded is False:
         line(
-            f"{plan.here} could not be fast-forwarded; the commits are on {record.branch}: git merge {record.branch}"
+            f"{record.here} could not be fast-forwarded; the commits are on {record.branch}: git merge {record.branch}"
         )

@@ -25,8 +25,8 @@ def command(run: str | None, as_json: bool) -> None:
     """Watch the run RUN (the beginning of its id is enough; by default the newest that runs).
 
     Shows losses, learning rate, throughput, the time left, the last commits and what the guard caught. A run on another machine
-    is seen as far as `git fetch` has brought its record. `q` or Ctrl-C leaves; the run is not touched. Where the output is no
-    terminal, each event is a line, until the run is over.
+    is seen as far as `git gru runs fetch` has brought its record. `q` or Ctrl-C leaves; the run is not touched. Where the output
+    is no terminal, each event is a line, until the run is over.
 
     \b
     --json: one snapshot: {"id", "state", "branch", "host", "nproc", "step", "steps", "elapsed", "left",
@@ -85,6 +85,7 @@ def _told(event: Event) -> str:
         if value is not None:
             parts.append(f"{name} {value:.5g}")
     parts += [f"{name} {value:.4f}" for name, value in event.validation.items()]
+    parts += [f"{name} {value:.5g}" for name, value in event.metrics.items()]
     parts += [f"commit {event.commit[:10]}"] if event.commit else []
     parts += [event.message] if event.message else []
     return "  ".join(parts)

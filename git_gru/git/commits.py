@@ -5,6 +5,7 @@ written before the ref that reaches them.
 """
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -65,6 +66,16 @@ def move_ref(repo: Repository, ref: str, commit: str, expected: str | None, mess
             "somebody else has moved it",
             hint=f"The new commit is {commit}; see it with: git show {commit[:12]}",
         ) from error
+
+
+def free_branch(repo: Repository, name: str) -> str:
+    """The first of `name`-2, `name`-3, … that is no branch yet: where commits go when somebody else has moved `name`."""
+    names = (f"{name}-{number}" for number in itertools.count(2))
+    return next(
+        one
+        for one in names
+        if repo.completed("rev-parse", "--verify", "--quiet", f"refs/heads/{one}").returncode != 0
+    )
 
 
 def snapshot_dirty(repo: Repository, ref: str) -> str:

@@ -1,6 +1,6 @@
 """Following a run as it goes: its events from the run's own folder on this machine, or else what its record's ref holds.
 
-The ref of a run on another machine moves with `git fetch`; nothing here fetches, writes, or touches the run.
+The ref of a run on another machine moves with `git gru runs fetch`; nothing here fetches, writes, or touches the run.
 """
 
 from git_gru.errors import InputError
@@ -30,7 +30,8 @@ class RunFollower:
         commit = self._repo.git(
             "rev-parse", "--verify", "--quiet", record_ref(self.run), check=False
         ).decode()
-        self._live += self._file.poll()
+        new = self._file.poll()
+        self._live = new if self._file.is_cut else [*self._live, *new]
         record = read_record(self._repo, self.run)
         if commit != self._seen:
             self._seen, self._recorded = commit, read_events(self._repo, self.run)

@@ -126,5 +126,6 @@ def _settled(repo: Repository, record: RunRecord) -> RunRecord:
     held = is_held(run_folder(repo, record.id), LAUNCHER)
     if held or (held is None and is_running(record.pid)):
         return record
-    gone = Failure(message="the launcher of this run was killed", host=record.host)
+    killed = record.trainer or "the launcher of this run"
+    gone = Failure(message=f"{killed} was killed", host=record.host)
     return replace(record, state=RunState.FAILED, failure=gone)

@@ -39,10 +39,10 @@ def compare(records: Sequence[RunRecord]) -> Comparison:
 
 
 def curve(events: Iterable[Event], metric: str) -> Curve:
-    """How `metric` (`loss`, `lr`, `tokens_per_s`, `val_…`) went; of a step told twice, the last value."""
+    """How `metric` (`loss`, `lr`, `tokens_per_s`, `val_…`, one of a trainer's own) went; of a step told twice, the last value."""
     found: dict[int, float] = {}
     for event in events:
-        value = event.validation.get(metric)
+        value = event.validation.get(metric, event.metrics.get(metric))
         if value is None and metric in ("loss", "lr", "tokens_per_s"):
             value = getattr(event, metric)
         if value is not None:

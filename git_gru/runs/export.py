@@ -9,7 +9,7 @@ from typing import Any
 from git_gru.runs.metrics import Event
 
 _FIRST = ("time", "step", "rank", "loss", "lr", "tokens_per_s")
-_LAST = ("commit", "blocked_s", "incident", "message")
+_LAST = ("commit", "branch", "blocked_s", "incident", "message")
 
 
 def metrics_json(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -21,11 +21,11 @@ def metrics_csv(events: Sequence[Event]) -> str:
     """A header and a row for each event; what an event does not have is empty, of an incident stands its kind.
 
     Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, what else a
-    trainer logged, `rate_0` and so on (each rank's tokens per second), `commit`, `blocked_s`, `incident`, `message`. After a
-    rollback lower steps follow on higher ones.
+    trainer logged, `rate_0` and so on (each rank's tokens per second), `commit`, `branch`, `blocked_s`, `incident`, `message`.
+    After a rollback lower steps follow on higher ones.
     """
     more = list(dict.fromkeys(name for event in events for name in event.validation))
-    more += dict.fromkeys(name for event in events for name in event.metrics)
+    more += dict.fromkeys(_column(name) for event in events for name in event.metrics)
     more += [f"rate_{rank}" for rank in range(max((len(event.rates) for event in events), default=0))]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*_FIRST, *more, *_LAST], restval="", lineterminator="\n")
@@ -34,5 +34,11 @@ def metrics_csv(events: Sequence[Event]) -> str:
         if "incident" in row:
             row["incident"] = row["incident"]["kind"]
         rates = {f"rate_{rank}": rate for rank, rate in enumerate(row.pop("rates", ()))}
-        writer.writerow(row | row.pop("metrics", {}) | rates)
+        others = {_column(name): value for name, value in row.pop("metrics", {}).items()}
+        writer.writerow(row | others | rates)
     return out.getvalue()
+
+
+def _column(metric: str) -> str:
+    """The column of what a trainer logged by itself: its name, unless a column of ours has that."""
+    return f"metrics.{metric}" if metric in (*_FIRST, *_LAST) or metric.startswith("rate_") else metric

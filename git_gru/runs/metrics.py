@@ -14,6 +14,7 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `val_…` | validation metrics, `val_loss` first |
 | `metrics` | what a user's own trainer logs beside these: an object of numbers |
 | `commit` | the checkpoint commit made of that step |
+| `branch` | with `commit`: the branch that commits go to from this one on, where it is another than before |
 | `blocked_s` | with `commit`: seconds that training waited for this checkpoint (copying the weights included) |
 | `incident` | what the guard caught there (`git_gru.runs.incidents`); after a rollback, lower steps follow |
 | `message` | a sentence for the user |
@@ -34,7 +35,7 @@ from git_gru.runs.incidents import Incident, parse_incident
 
 VALIDATION_PREFIX = "val_"
 _NUMBERS = ("loss", "lr", "tokens_per_s", "blocked_s")
-_TEXTS = ("commit", "message")
+_TEXTS = ("commit", "branch", "message")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +52,7 @@ class Event:
     validation: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
+    branch: str | None = None
     blocked_s: float | None = None
     incident: Incident | None = None
     message: str | None = None
@@ -112,13 +114,17 @@ class EventWriter:
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._lock = threading.Lock()
+        self._torn = False
 
     def write(self, event: Event) -> None:
-        """Appends one line. Raises OSError when the disk is full."""
-        line = memoryview(event.encode())
+        """Appends one line. Raises OSError when the disk is full; what was written of the line is then no part of the next."""
+        line = event.encode()
         with self._lock:
-            while line:
-                line = line[os.write(self._file, line) :]
+            left = memoryview(b"\n" + line if self._torn else line)
+            self._torn = True
+            while left:
+                left = left[os.write(self._file, left) :]
+            self._torn = False
 
     def close(self) -> None:
         """Closes the file; the writer is of no use afterwards."""
@@ -131,11 +137,16 @@ class EventFollower:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._position = 0
+        self.is_cut = False
+        """Whether the last `poll` found the log shorter than before, as a resume makes it, and gave all of it again."""
 
     def poll(self) -> list[Event]:
         """New events, oldest first; nothing when the file is not there yet."""
         try:
             with self._path.open("rb") as file:
+                self.is_cut = os.fstat(file.fileno()).st_size < self._position
+                if self.is_cut:
+                    self._position = 0
                 file.seek(self._position)
                 data = file.read()
         except FileNotFoundError:

@@ -23,14 +23,22 @@ AGENT_VARIABLE = "GIT_GRU_AGENT"
 def main() -> int:
     """Runs the job's workers; 0 when all of them ended well."""
     job_file, threads, parent = sys.argv[1:]
-    die_with_parent(int(parent), signal.SIGTERM)
+    die_with_parent(int(parent), signal.SIGINT)
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: None
+    )  # a scheduler's, of all processes: the launcher sees to it
     job = Job.read(Path(job_file))
     os.environ.update(_variables(threads))
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     try:
-        run.run(run.parse_args(_arguments(job, job_file)))  # type: ignore[no-untyped-call]
+        arguments = run.parse_args(_arguments(job, job_file))  # type: ignore[no-untyped-call]
+        if hasattr(
+            arguments, "signals_to_handle"
+        ):  # older versions of torch end at SIGTERM, whatever was set before
+            arguments.signals_to_handle = "SIGINT"
+        run.run(arguments)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         failures = [_told(rank, failure) for rank, failure in sorted(error.failures.items())]
         job.failures.write_text(json.dumps(failures, indent=1))

@@ -35,27 +35,30 @@ class DetachError(GruError):
         self.exit_code = max(returncode, 1)
 
 
-def detach_plan(repo: Repository, plan: Plan) -> RunRecord:
+def detach_plan(repo: Repository, plan: Plan, options: Sequence[str] = ()) -> RunRecord:
     """Starts a planned run, detached; returns its record once its workers are being started.
 
-    Raises `DetachError` when it does not come to that; nothing of it stays then.
+    `options` are further ones of `git gru train --resume`. Raises `DetachError` when it does not come to that; nothing of it
+    stays then.
     """
     write_record(repo, first_record(plan), b"", {})
     try:
-        return detach_run(repo, plan.run)
+        return detach_run(repo, plan.run, options)
     except BaseException:
         forget_run(repo, plan.run)
         raise
 
 
-def detach_run(repo: Repository, run: str, program: Sequence[str] = _PROGRAM) -> RunRecord:
+def detach_run(
+    repo: Repository, run: str, options: Sequence[str] = (), program: Sequence[str] = _PROGRAM
+) -> RunRecord:
     """Resumes the run of this full id, detached; see `detach_plan`. Raises `ResumeRefusedError` too."""
     check_resumable(repo, run)
     folder = run_folder(repo, run)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LAUNCHER_LOG, "w+b") as log:
         process = subprocess.Popen(
-            [*program, run],
+            [*program, run, *options],
             cwd=repo.top,
             env=child_environment(LOCAL_VARIABLES),
             stdin=subprocess.DEVNULL,

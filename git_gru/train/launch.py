@@ -73,7 +73,7 @@ class Interrupts:
     """How often the user asked to stop.
 
     Signals that come within a second are one request: run as `git gru train`, a Ctrl-C reaches us from the terminal, and
-    once more from git, which passes it on to its child.
+    once more from git, which passes it on to its child. `last` is when the last request began.
     """
 
     count: int = 0
@@ -83,7 +83,7 @@ class Interrupts:
         """A signal came at `now`, in seconds of a monotonic clock."""
         if now - self.last >= SAME_REQUEST_SECONDS:
             self.count += 1
-        self.last = now
+            self.last = now
 
 
 def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
@@ -150,16 +150,17 @@ def job_of(repo: Repository, plan: Plan) -> Job:
     )
 
 
-def fast_forward(repo: Repository, plan: Plan) -> bool:
+def fast_forward(repo: Repository, record: RunRecord) -> bool:
     """After a `--here` run: moves the current branch and its worktree to the run's last commit, and drops its own branch.
 
     False when that is no fast-forward any more (another commit, another branch, changes in the way): the run's branch
     then stays, and nothing is lost.
     """
     current = repo.git("symbolic-ref", "--quiet", "--short", "HEAD", check=False).decode().strip()
-    if current != plan.here or repo.completed("merge", "--ff-only", "--quiet", plan.ref).returncode != 0:
+    last = f"refs/heads/{record.branch}"
+    if current != record.here or repo.completed("merge", "--ff-only", "--quiet", last).returncode != 0:
         return False
-    repo.git("branch", "--quiet", "--delete", plan.branch)
+    repo.git("branch", "--quiet", "--delete", record.branch)
     return True
 
 
@@ -172,6 +173,7 @@ def _follow(
     def keep() -> None:
         _keep(repo, job, record)
         if publisher is not None:
+            publisher.ref = f"refs/heads/{record.branch}"
             publisher.tell(record.step)
 
     def take(event: Event) -> None:
@@ -281,6 +283,8 @@ def _with_event(record: RunRecord, event: Event) -> RunRecord:
     if event.commit is not None:
         made = Checkpoint(step=event.step, commit=event.commit, metrics=event.validation)
         changes["checkpoints"] = (*record.checkpoints, made)
+    if event.branch is not None:
+        changes["branch"] = event.branch
     return replace(record, **changes)  # type: ignore[arg-type]
 
 
@@ -320,7 +324,7 @@ def _agent(job: Job) -> Iterator["subprocess.Popen[bytes]"]:
 def _end(agent: "subprocess.Popen[bytes]") -> None:
     """Ends the agent, which ends its workers; by force after a while (the workers then end with it)."""
     if agent.poll() is None:
-        agent.terminate()
+        agent.send_signal(signal.SIGINT)
         try:
             agent.wait(KILL_AFTER_SECONDS)
         except subprocess.TimeoutExpired:

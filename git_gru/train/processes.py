@@ -1,9 +1,10 @@
-"""What concerns processes: dying with the one that started them (no orphan trains on after a `kill -9`), and threads."""
+"""What concerns processes: when they end (no orphan trains on after `kill -9`; a scheduler's signal leaves time), threads."""
 
 import ctypes
 import os
 import signal
 import sys
+import threading
 
 from git_gru.train.recipe import LaunchRecipe
 
@@ -32,3 +33,25 @@ def die_with_parent(parent: int, sign: signal.Signals) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(sign), 0, 0, 0)
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def end_only_by(parent: int) -> None:
+    """Lets a SIGTERM end this process only when the process `parent` sent it. To be called before any other thread is started.
+
+    A scheduler that ends a job signals all of its processes at once. The launcher then asks for a last checkpoint, and the
+    workers, and the git commands that they run, must live for that. Where the system does not tell who sent a signal (macOS),
+    nothing happens.
+    """
+    if not hasattr(signal, "sigwaitinfo"):
+        return
+    own = {signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, own)
+    os.register_at_fork(after_in_child=lambda: signal.pthread_sigmask(signal.SIG_UNBLOCK, own))
+
+    def wait() -> None:
+        while signal.sigwaitinfo(own).si_pid != parent:
+            pass
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, own)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="git-gru-sigterm", daemon=True).start()

@@ -21,6 +21,11 @@ TASK_DATA = {
 """The kind of data that each task learns from."""
 
 
+def is_path_inside(path: str) -> bool:
+    """Whether `path` leads from the repository's top to a place in it, as a tree has it."""
+    return not path.startswith("/") and not {"", ".", "..", ".git"} & set(path.split("/"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelRecipe(Section):
     """`[model]`: the network and the file that holds it."""
@@ -56,7 +61,8 @@ class ModelRecipe(Section):
             raise RecipeError(
                 f"model.tied needs model.embedding = model.hidden, and they are {self.embedding} and {self.hidden}"
             )
-        self._check_path()
+        if not is_path_inside(self.path):
+            raise RecipeError(f"model.path must be a path inside the repository, not {self.path!r}")
 
     def _check_entrypoint(self) -> None:
         if self.task != "entrypoint":
@@ -70,11 +76,6 @@ class ModelRecipe(Section):
             raise RecipeError(
                 f'model.task = "entrypoint" needs model.entrypoint = "package.module:function", not {self.entrypoint!r}'
             )
-
-    def _check_path(self) -> None:
-        parts = self.path.split("/")
-        if self.path.startswith("/") or {"", ".", "..", ".git"} & set(parts):
-            raise RecipeError(f"model.path must be a path inside the repository, not {self.path!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

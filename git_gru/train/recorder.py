@@ -5,11 +5,16 @@ rest to one thread: encoding into the store, the commit on the run's branch and 
 of it. At most one checkpoint waits while another is being committed; training waits before it takes a third one (none is ever
 dropped), and the time that it lost so is in the event's `blocked_s`.
 
-When a commit fails (disk full, the branch moved by someone else), the run stops: the next call raises the failure, and
-nothing that was committed before is touched. Going on would spend hours on weights that nobody can keep.
+Two things that go wrong do not stop a run, and are told in the event log. While the disk is full, checkpoints are left out, and
+each next one is tried; only a run whose last one is missing has failed. When somebody else has moved the branch, it is left
+alone, and commits go to a new one beside it (`NAME-2`), after the last that was made.
+
+When a commit fails for another reason, the run stops: the next call raises the failure, and nothing that was committed before
+is touched. Going on would spend hours on weights that nobody can keep.
 """
 
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from git_gru.errors import RunFailedError
-from git_gru.git.commits import build_commit, move_ref
+from git_gru.git.commits import RefMovedError, build_commit, free_branch, move_ref
 from git_gru.git.repository import Repository
 from git_gru.git.run_states import keep_state
 from git_gru.runs.metrics import Event, EventWriter
@@ -32,6 +37,9 @@ if TYPE_CHECKING:
 
 PENDING = 2
 """Checkpoints that may be in memory at once: one being committed, one waiting."""
+
+_HEADS = "refs/heads/"
+_FULL = re.compile(r"No space left on device|[Dd]isk quota exceeded|disk is full")
 
 Snapshot = Callable[[], "list[TensorData]"]
 
@@ -116,8 +124,9 @@ class CommitRecorder:
         self._committed = committed
         self._last = destination.last or destination.source
         self._made = destination.last is not None
-        self._failure: Exception | None = None
-        self._failed_step = 0
+        self._failed: tuple[int, Exception] | None = None
+        self._left_out: tuple[int, Exception] | None = None
+        self._untold: list[Event] = []
         self._room = threading.Semaphore(PENDING)
         self._queue: queue.SimpleQueue[_Pending | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="git-gru-committer")
@@ -131,17 +140,19 @@ class CommitRecorder:
     ) -> None:
         self._queue.put(None)
         self._thread.join()
+        self._tell()
         self._events.close()
         if error is None:
-            self._raise_failure()
+            self._raise(self._failed or self._left_out)
 
     def event(self, event: Event) -> None:
-        """Appends the event to the run's log."""
-        self._raise_failure()
+        """Appends the event to the run's log; on a full disk, lines of it are missing."""
+        self._raise(self._failed)
         try:
             self._events.write(event)
         except OSError as error:
-            raise CheckpointError(f"the run's log cannot be written: {error.strerror}") from error
+            if not is_full(error):
+                raise CheckpointError(f"the run's log cannot be written: {error.strerror}") from error
 
     def checkpoint(
         self, step: int, snapshot: Snapshot, metrics: Mapping[str, float], state: Snapshot | None = None
@@ -149,8 +160,12 @@ class CommitRecorder:
         """Copies the weights and the resume state and hands them to the thread; waits when it is `PENDING` checkpoints behind."""
         start = time.monotonic()
         self._room.acquire()
-        self._raise_failure()
-        weights, rest = snapshot(), state() if state is not None else None
+        try:
+            self._raise(self._failed)
+            weights, rest = snapshot(), state() if state is not None else None
+        except BaseException:
+            self._room.release()
+            raise
         blocked = round(time.monotonic() - start, 4)
         event = Event(time=time.time(), step=step, validation=metrics, blocked_s=blocked)
         self._queue.put(_Pending(event, weights, rest))
@@ -161,27 +176,60 @@ class CommitRecorder:
             self._room.acquire()
         for _ in range(PENDING):
             self._room.release()
-        self._raise_failure()
+        self._raise(self._failed or self._left_out)
         return self._last if self._made else None
 
-    def _raise_failure(self) -> None:
-        if self._failure is not None:
+    def _raise(self, failed: tuple[int, Exception] | None) -> None:
+        if failed is not None:
+            step, error = failed
             kept = (
                 f"the last commit is {self._last[:10]}" if self._made else "nothing was committed before it"
             )
             raise CheckpointError(
-                f"the checkpoint of step {self._failed_step} could not be committed: {self._failure}; {kept}"
-            ) from self._failure
+                f"the checkpoint of step {step} could not be committed: {error}; {kept}"
+            ) from error
 
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
+            step = item.event.step
             try:
-                if self._failure is None:
+                if self._failed is None:
                     self._commit(item)
+                    self._pause(None)
             except Exception as error:  # whatever it is, the training thread raises it as a CheckpointError
-                self._failed_step, self._failure = item.event.step, error
+                if is_full(error):
+                    self._pause((step, error))
+                else:
+                    self._failed = step, error
             finally:
                 self._room.release()
+
+    def _pause(self, left_out: tuple[int, Exception] | None) -> None:
+        """Remembers the checkpoint that a full disk has just kept from being committed, or that one was committed again."""
+        before, self._left_out = self._left_out, left_out
+        if left_out is not None and before is None:
+            step, error = left_out
+            self._say(
+                step,
+                f"the checkpoint of step {step} is not committed: {error}; the run goes on and tries the next",
+            )
+        elif left_out is None and before is not None:
+            self._say(before[0], "checkpoints are committed again")
+
+    def _say(self, step: int, message: str) -> None:
+        self._tell(Event(time=time.time(), step=step, message=message))
+
+    def _tell(self, *events: Event) -> None:
+        """Writes events down that must not be missing: on a full disk they wait for the next ones."""
+        self._untold += events
+        while self._untold:
+            try:
+                self._events.write(self._untold[0])
+            except OSError as error:
+                if is_full(error):
+                    return
+                raise
+            self._untold.pop(0)
 
     def _commit(self, item: "_Pending") -> None:
         """Stores the weights, commits them onto the run's branch, and tells of it."""
@@ -209,8 +257,32 @@ class CommitRecorder:
             keep_state(
                 self._repo, to.run, checkpoint=commit, step=event.step, state=state, every=to.resume_every
             )
-        move_ref(self._repo, to.ref, commit, self._last if self._made else None, message)
+        branch = self._advance(commit, message)
         self._last, self._made = commit, True
         made = replace(event, time=time.time(), commit=commit)
-        self._events.write(made)
+        if branch is not None:
+            told = (
+                f"somebody else has moved {to.ref.removeprefix(_HEADS)}: commits go to {branch} from here on"
+            )
+            made = replace(made, branch=branch, message=told)
+        self._tell(made)
         self._committed(made)
+
+    def _advance(self, commit: str, message: str) -> str | None:
+        """Moves the branch on to `commit`; where somebody else has moved it, begins one beside it and gives its name."""
+        ref, last = self._destination.ref, self._last if self._made else None
+        try:
+            move_ref(self._repo, ref, commit, last, message)
+        except RefMovedError:
+            if not ref.startswith(_HEADS):
+                raise
+            branch = free_branch(self._repo, ref.removeprefix(_HEADS))
+            move_ref(self._repo, f"{_HEADS}{branch}", commit, None, message)
+            self._destination = replace(self._destination, ref=f"{_HEADS}{branch}")
+            return branch
+        return None
+
+
+def is_full(error: Exception) -> bool:
+    """Whether a disk or a quota has no room, which may pass; told by words, because some come from git."""
+    return _FULL.search(str(error)) is not None

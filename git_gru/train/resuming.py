@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 
 from git_gru.errors import InputError
-from git_gru.git.commits import move_ref
+from git_gru.git.commits import free_branch, move_ref
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at
 from git_gru.git.run_folders import LAUNCHER, LAUNCHER_LOG, WORKER, RunBusyError, hold, is_held, run_folder
@@ -154,13 +154,10 @@ def _branch(repo: Repository, record: RunRecord, start: Start | None) -> str:
         if tip is None or (tip == parent and tip != record.source):  # killed before the branch was moved
             move_ref(repo, f"refs/heads/{name}", start.commit, tip, f"resume of the run {record.id}")
             return name
-    number = 2
-    while _commit_at(repo, f"refs/heads/{name}-{number}") is not None:
-        number += 1
+    beside = free_branch(repo, name)
     if start is not None:
-        ref = f"refs/heads/{name}-{number}"
-        move_ref(repo, ref, start.commit, None, f"resume of the run {record.id}")
-    return f"{name}-{number}"
+        move_ref(repo, f"refs/heads/{beside}", start.commit, None, f"resume of the run {record.id}")
+    return beside
 
 
 def _commit_at(repo: Repository, name: str) -> str | None:

@@ -15,6 +15,7 @@ Commits are made off the training path, on a branch of the run's own; worktree, 
 """
 
 import contextlib
+import json
 import os
 import shutil
 import socket
@@ -22,7 +23,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +39,8 @@ from git_gru.git.sources import push_urls
 from git_gru.runs.metrics import VALIDATION_PREFIX, Event, EventWriter, last_validation, parse_events
 from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
 from git_gru.train.beginning import Beginning, beginning, environment, is_tracked, track_hint
+from git_gru.train.copies import nonfinite_names, snapshot_of
+from git_gru.train.recipe import is_path_inside
 from git_gru.train.recorder import CommitRecorder, Destination
 from git_gru.train.sharing import Publisher
 
@@ -63,9 +66,10 @@ class Run:
     they are made. `metadata` stands in the model files.
 
     Leaving the block waits until everything is committed. An exception that leaves it makes the run *failed* (Ctrl-C, or a
-    request to stop: *stopped*); what was committed before stays.
+    request to stop: *stopped*; `sys.exit()`: as if nothing had been raised); what was committed before stays.
 
     Entering raises `InputError` for what cannot be (no such commit, a branch that is there already, a path that is not tracked).
+    Entered again, it is another run.
     """
 
     def __init__(
@@ -92,12 +96,21 @@ class Run:
         self._metadata = {"format": "pt", **(metadata or {})}
         self._where = Path(repository) if repository is not None else None
         self._exit = contextlib.ExitStack()
+        self._is_open = False
         self._step = 0
+        self._speed: float | None = None
         self._asked_to_stop = False
 
     def __enter__(self) -> Self:
         if not self._is_writer:
             return self
+        if self._is_open:
+            raise InputError("the run has begun already")
+        if not is_path_inside(self.path):
+            raise InputError(
+                f"the model's path must lead from the repository's top into it, and {self.path!r} does not"
+            )
+        _check_config(self._config)
         repo = self._repo = Repository.find(self._where) if self._where is not None else Repository.find()
         if self._push is not None:
             push_urls(repo, self._push)  # told now, if there is no such remote
@@ -158,6 +171,7 @@ class Run:
             self._exit = opened.pop_all()
         self._recorder.__enter__()
         self.id, self.branch = begun.run, begun.branch
+        self._is_open, self._step, self._speed, self._asked_to_stop = True, 0, None, False
         self._tell()
 
     def __exit__(
@@ -165,11 +179,14 @@ class Run:
     ) -> None:
         if not self._is_writer:
             return
+        self._is_open = False
         with self._exit:
-            reason = error
+            reason = None if isinstance(error, SystemExit) and not error.code else error
             try:
-                self._recorder.__exit__(kind, error, trace)
-            except GruError as late:  # the last checkpoint could not be committed
+                self._recorder.__exit__(kind, reason, trace)
+            except (
+                BaseException
+            ) as late:  # the last checkpoint could not be committed, or it was not waited for
                 reason = late
                 raise
             finally:
@@ -183,11 +200,13 @@ class Run:
         """
         if not self._is_writer:
             return
-        numbers = {name: float(value) for name, value in metrics.items()}
+        recorder, step = self._begun(), int(step)
+        numbers = _numbers(metrics)
         own: dict[str, Any] = {name: numbers.pop(name) for name in _OWN_FIELDS if name in numbers}
         validation = {name: value for name, value in numbers.items() if name.startswith(VALIDATION_PREFIX)}
         others = {name: value for name, value in numbers.items() if name not in validation}
-        self._begun().event(Event(time=time.time(), step=step, validation=validation, metrics=others, **own))
+        recorder.event(Event(time=time.time(), step=step, validation=validation, metrics=others, **own))
+        self._speed = own.get("tokens_per_s", self._speed)
         self._step = max(self._step, step)
 
     def commit(
@@ -200,9 +219,10 @@ class Run:
     ) -> None:
         """Copies the weights of `model` (a module of PyTorch, or name -> tensor or numpy array) and commits them in time.
 
-        `metrics` are validation metrics (`val_loss=…`), which stand in the commit's message. Raises `NonFiniteError` for weights
-        that are NaN or infinite unless they are asked for, `InputError` for metrics of other names and tensors that a safetensors
-        file cannot hold, `CheckpointError` when an earlier checkpoint could not be committed.
+        Waits before it copies while two copies are being committed. `metrics` are validation metrics (`val_loss=…`), which stand
+        in the commit's message. Raises `NonFiniteError` for weights that are NaN or infinite unless they are asked for,
+        `InputError` for metrics of other names and tensors that a safetensors file cannot hold, `CheckpointError` when an
+        earlier checkpoint could not be committed.
         """
         if not self._is_writer:
             return
@@ -211,19 +231,27 @@ class Run:
                 f"a commit carries validation metrics, whose names begin with {VALIDATION_PREFIX}, and not {wrong[0]}",
                 hint=f"Say {VALIDATION_PREFIX}{wrong[0]}, or log it: run.log(step, {wrong[0]}=…)",
             )
-        recorder = self._begun()
-        tensors = snapshot_of(model)
-        if not allow_non_finite and (bad := nonfinite_names(tensors)):
-            raise NonFiniteError(
-                f"step {step}: not committed, because weights are NaN or infinite: {', '.join(bad[:3])}",
-                hint="Go back to an earlier commit, or commit them all the same: allow_non_finite=True",
-            )
-        recorder.checkpoint(step, lambda: tensors, {name: float(value) for name, value in metrics.items()})
+        recorder, step = self._begun(), int(step)
+
+        def snapshot() -> "list[TensorData]":
+            tensors = snapshot_of(model)
+            if not allow_non_finite and (bad := nonfinite_names(tensors)):
+                raise NonFiniteError(
+                    f"step {step}: not committed, because weights are NaN or infinite: {', '.join(bad[:3])}",
+                    hint="Go back to an earlier commit, or commit them all the same: allow_non_finite=True",
+                )
+            return tensors
+
+        recorder.checkpoint(step, snapshot, _numbers(metrics))
         self._step = max(self._step, step)
 
     def wait(self) -> str | None:
         """Waits until everything is committed; the id of the last commit, None where there is none (or this is not rank 0)."""
-        return self._begun().wait() if self._is_writer else None
+        if not self._is_writer:
+            return None
+        if self.id is None:
+            raise _not_begun()
+        return self._recorder.wait()  # after the block, too
 
     @property
     def should_stop(self) -> bool:
@@ -233,7 +261,9 @@ class Run:
 
     def _begun(self) -> CommitRecorder:
         if self.id is None:
-            raise InputError("the run has not begun", hint="Use it in a block: with git_gru.Run(…) as run:")
+            raise _not_begun()
+        if not self._is_open:
+            raise InputError(f"the run {self.id} is over", hint="Log and commit within the block.")
         return self._recorder
 
     def _committed(self, event: Event) -> None:
@@ -243,8 +273,11 @@ class Run:
         self._record = replace(
             self._record,
             step=max(self._record.step, event.step),
+            branch=event.branch or self._record.branch,
             checkpoints=(*self._record.checkpoints, made),
+            tokens_per_s=self._speed,
         )
+        self.branch = self._record.branch
         with contextlib.suppress(GruError, OSError):  # a full disk: the next checkpoint meets it
             self._keep()
 
@@ -254,11 +287,12 @@ class Run:
 
     def _tell(self) -> None:
         if self._publisher is not None:
+            self._publisher.ref = f"refs/heads/{self._record.branch}"
             self._publisher.tell(self._record.step)
 
     def _end(self, reason: BaseException | None) -> None:
         """Writes the record's last version, and sends it where the run is pushed to."""
-        done = self._steps is None or self._step >= self._steps
+        done = self._steps is not None and self._step >= self._steps
         state = RunState.STOPPED if self.should_stop and not done else RunState.FINISHED
         if isinstance(reason, KeyboardInterrupt):
             state = RunState.STOPPED
@@ -269,6 +303,7 @@ class Run:
             state=state,
             step=self._step,
             ended=time.time(),
+            tokens_per_s=self._speed,
             failure=self._failure(reason) if state is RunState.FAILED and reason is not None else None,
         )
         try:
@@ -289,39 +324,23 @@ class Run:
         )
 
 
-def snapshot_of(model: "nn.Module | Mapping[str, Any]") -> "list[TensorData]":
-    """Copies of a model's tensors, in their own dtypes. Raises `InputError` for what a safetensors file cannot hold."""
-    state: Mapping[str, Any] = model if isinstance(model, Mapping) else model.state_dict()
-    return [_copied(name, tensor) for name, tensor in state.items()]
+def _not_begun() -> InputError:
+    return InputError("the run has not begun", hint="Use it in a block: with git_gru.Run(…) as run:")
 
 
-def _copied(name: str, tensor: Any) -> "TensorData":
-    if type(tensor).__module__.partition(".")[0] == "torch":
-        from git_gru.train.weights import copied
-
-        return copied(name, tensor)
-    import numpy as np
-
-    from git_gru.tensors.arrays import dtype_name
-
-    array = np.asarray(tensor)
-    dtype = dtype_name(array.dtype)
-    if dtype is None:
-        raise InputError(f"the tensor {name} is {array.dtype}, which a safetensors file cannot hold")
-    array = array.astype(array.dtype.newbyteorder("<"), order="C", copy=True)
-    return name, dtype, array.shape, memoryview(array.reshape(-1).view(np.uint8))  # type: ignore[arg-type]
+def _numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """As plain numbers; a tensor of torch is detached first, which it wants to be."""
+    return {
+        name: float(value.detach() if hasattr(value, "detach") else value) for name, value in metrics.items()
+    }
 
 
-def nonfinite_names(tensors: "Sequence[TensorData]") -> list[str]:
-    """The float tensors with a NaN or an infinity in them."""
-    import numpy as np
-
-    from git_gru.tensors.arrays import layout_of
-
-    floats = ((name, layout_of(dtype), data) for name, dtype, _, data in tensors)
-    with np.errstate(invalid="ignore"):
-        return [
-            name
-            for name, layout, data in floats
-            if layout.kind == "float" and not np.isfinite(np.frombuffer(data, layout.numpy)).all()
-        ]
+def _check_config(config: Mapping[str, Any]) -> None:
+    for name, value in config.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InputError(
+                f"config: {name!r} cannot be written down: {error}",
+                hint="Give texts, numbers, true and false, None, and lists and mappings of these.",
+            ) from error

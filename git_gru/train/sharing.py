@@ -24,7 +24,9 @@ class Publisher:
     def __init__(self, repo: Repository, remote: str, *, run: str, ref: str, events: Path) -> None:
         # of its own: the thread's git objects are not shared
         self._repo = Repository(repo.worktree, repo.git_dir, repo.common_dir, repo.environment)
-        self._remote, self._run, self._ref, self._events = remote, run, ref, events
+        self._remote, self._run, self._events = remote, run, events
+        self.ref = ref
+        """The run's branch, which may become another."""
         self._pushed = Pushed(None)
         self._news = threading.Event()
         self._over = False
@@ -57,7 +59,7 @@ class Publisher:
     def _push(self) -> None:
         before = self.failure
         try:
-            self._pushed = push_run(self._repo, self._remote, self._run, self._ref, self._pushed)
+            self._pushed = push_run(self._repo, self._remote, self._run, self.ref, self._pushed)
             self.failure = None
         except (GruError, OSError) as error:
             self.failure = f"not pushed to {self._remote}: {error}"

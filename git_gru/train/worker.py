@@ -6,12 +6,17 @@ import sys
 from pathlib import Path
 
 from git_gru.train.agent import AGENT_VARIABLE
-from git_gru.train.processes import die_with_parent
+from git_gru.train.processes import die_with_parent, end_only_by
 
 
 def main() -> None:
     """Joins the other workers and trains; an exception ends up in the error file that the agent named."""
-    die_with_parent(int(os.environ[AGENT_VARIABLE]), signal.SIGKILL)  # before torch: its import takes seconds
+    agent = int(os.environ[AGENT_VARIABLE])
+    die_with_parent(agent, signal.SIGKILL)  # before torch: its import takes seconds
+    signal.signal(
+        signal.SIGINT, signal.SIG_DFL
+    )  # the agent's way to end the workers at once, wherever they are
+    end_only_by(agent)
     from torch.distributed.elastic.multiprocessing.errors import record
 
     record(train)(Path(sys.argv[1]))

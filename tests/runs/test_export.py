@@ -25,7 +25,7 @@ EVENTS = [
 def test_csv() -> None:
     text = metrics_csv(EVENTS)
     assert text.splitlines()[0] == (
-        "time,step,rank,loss,lr,tokens_per_s,val_loss,val_top,commit,blocked_s,incident,message"
+        "time,step,rank,loss,lr,tokens_per_s,val_loss,val_top,commit,branch,blocked_s,incident,message"
     )
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [row["step"] for row in rows] == ["0", "2", "2", "2", "3"]

@@ -19,6 +19,7 @@ events = st.builds(
     blocked_s=st.none() | numbers,
     validation=st.dictionaries(st.sampled_from(["val_loss", "val_accuracy"]), numbers),
     commit=st.none() | st.text("0123456789abcdef", min_size=40, max_size=40),
+    branch=st.none() | st.text(),
     message=st.none() | st.text(),
 )
 
@@ -63,6 +64,17 @@ def test_a_follower_gives_each_event_once_and_waits_for_whole_lines(tmp_path: Pa
         assert follower.poll() == []
         file.write(second.encode()[7:])
     assert follower.poll() == [second]
+
+
+def test_a_log_that_a_resume_has_cut_comes_again(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    log = [Event(time=float(step), step=step, loss=1.0) for step in range(5)]
+    path.write_bytes(b"".join(event.encode() for event in log))
+    follower = EventFollower(path)
+    assert (follower.poll(), follower.is_cut) == (log, False)
+    path.write_bytes(b"".join(event.encode() for event in log[:2]))
+    assert (follower.poll(), follower.is_cut) == (log[:2], True)
+    assert (follower.poll(), follower.is_cut) == ([], False)
 
 
 def test_last_validation_is_the_newest_that_has_one() -> None:

@@ -1,10 +1,14 @@
 """`git_gru.Run`: a trainer of the user's own, a plain PyTorch loop first of all."""
 
+import csv
+import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from git_gru.git.run_refs import read_record, run_ids
 from git_gru.runs.record import RunState
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.train.beginning import BranchError, DirtyWorktreeError
+from git_gru.train.recorder import CheckpointError, CommitRecorder
 from git_gru.train.run import NonFiniteError
 
 MODEL = "nets/my net.safetensors"
@@ -47,6 +52,7 @@ def trained(network: nn.Module, steps: int = 5) -> Any:
         yield step, loss
 
 
+@pytest.mark.filterwarnings("error")
 def test_a_plain_loop(place: Any) -> None:
     network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2, dtype=torch.float32))
     source, expected = place.git("rev-parse", "HEAD").strip(), []
@@ -80,7 +86,7 @@ def test_a_plain_loop(place: Any) -> None:
     table = place.gru("runs", "show", run.id, "--metrics", "csv").stdout.decode().splitlines()
     assert (
         table[0]
-        == "time,step,rank,loss,lr,tokens_per_s,val_loss,val_accuracy,grad_norm,commit,blocked_s,incident,message"
+        == "time,step,rank,loss,lr,tokens_per_s,val_loss,val_accuracy,grad_norm,commit,branch,blocked_s,incident,message"
     )
     said = place.gru("runs", "show", run.id).stdout.decode()
     assert f"trainer  {Path(sys.argv[0]).name}\n" in said
@@ -181,25 +187,131 @@ def test_weights_that_are_no_numbers_are_refused_unless_asked_for(place: Any, va
     with git_gru.Run(MODEL) as run:
         with pytest.raises(NonFiniteError, match=r"step 3: .* NaN or infinite: b$"):
             run.commit(bad, 3)
-        with pytest.raises(NonFiniteError):
-            run.commit({"b": np.array([value])}, 3)
+        for _ in range(3):  # none of them takes the place of a checkpoint that is to come
+            with pytest.raises(NonFiniteError):
+                run.commit({"b": np.array([value])}, 3)
         assert run.wait() is None
         run.commit(bad, 3, allow_non_finite=True)
         assert run.wait() is not None
 
 
-def test_a_commit_that_fails_is_told_and_stops_nothing_before(place: Any) -> None:
-    with (
-        pytest.raises(git_gru.train.recorder.CheckpointError, match="somebody else"),
-        git_gru.Run(MODEL) as run,
-    ):  # type: ignore[attr-defined]
+def test_a_commit_that_fails_is_told_and_stops_nothing_before(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with pytest.raises(CheckpointError, match="Input/output error"), git_gru.Run(MODEL) as run:
         run.commit({"w": torch.ones(3)}, 1)
         first = run.wait()
-        place.git("update-ref", f"refs/heads/{run.branch}", "HEAD")
+        monkeypatch.setattr("git_gru.train.recorder.ingest_tensors", fail)
         run.commit({"w": torch.zeros(3)}, 2)
     record = read_record(place.repository, run.id)
     assert record.state is RunState.FAILED
     assert [made.commit for made in record.checkpoints] == [first]
+
+
+def test_a_branch_that_somebody_moves_is_left_alone(place: Any) -> None:
+    with git_gru.Run(MODEL, branch="mine") as run:
+        run.commit({"w": torch.ones(3)}, 1)
+        run.wait()
+        place.git("update-ref", "refs/heads/mine", "HEAD")
+        run.commit({"w": torch.zeros(3)}, 2)
+        last = run.wait()
+        assert run.branch == "mine-2"
+    assert place.git("rev-parse", "mine", "mine-2").split() == [place.git("rev-parse", "HEAD").strip(), last]
+    record = read_record(place.repository, run.id)
+    assert (record.state, record.branch, len(record.checkpoints)) == (RunState.FINISHED, "mine-2", 2)
+
+
+def test_a_run_that_is_over_takes_nothing_more(place: Any) -> None:
+    with git_gru.Run(MODEL) as run:
+        run.commit({"w": torch.ones(3)}, 1)
+        with pytest.raises(InputError, match="has begun already"), run:
+            pass
+    with pytest.raises(InputError, match=f"the run {run.id} is over"):
+        run.log(2, loss=1.0)
+    with pytest.raises(InputError, match=f"the run {run.id} is over"):
+        run.commit({"w": torch.ones(3)}, 2)
+    assert run.wait() == place.git("rev-parse", run.branch).strip()
+    first = run.id
+    with run:
+        run.log(1, loss=1.0, tokens_per_s=7)
+    assert run.id != first
+    record = read_record(place.repository, run.id)
+    assert (record.step, record.tokens_per_s, record.checkpoints) == (1, 7.0, ())
+
+
+@pytest.mark.parametrize(
+    ("code", "state"), [(None, RunState.FINISHED), (0, RunState.FINISHED), (3, RunState.FAILED)]
+)
+def test_a_program_that_exits_in_the_block(place: Any, code: int | None, state: RunState) -> None:
+    with pytest.raises(SystemExit), git_gru.Run(MODEL) as run:
+        run.commit({"w": torch.ones(3)}, 1)
+        sys.exit(code)
+    assert read_record(place.repository, run.id).state is state
+
+
+def test_ctrl_c_while_the_last_commit_is_waited_for(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = CommitRecorder.__exit__
+
+    def interrupted(self: CommitRecorder, *reason: Any) -> None:
+        leave(self, *reason)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(CommitRecorder, "__exit__", interrupted)
+    with pytest.raises(KeyboardInterrupt), git_gru.Run(MODEL) as run:
+        run.log(1, loss=1.0)
+    assert read_record(place.repository, run.id).state is RunState.STOPPED
+
+
+def test_a_third_copy_is_made_when_the_first_is_committed(
+    place: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from git_gru.train import recorder
+    from git_gru.train import run as module
+
+    gate, move, copy, taken = threading.Event(), recorder.move_ref, module.snapshot_of, []
+    monkeypatch.setattr(recorder, "move_ref", lambda *args: gate.wait() and move(*args))
+    monkeypatch.setattr(module, "snapshot_of", lambda model: taken.append(1) or copy(model))
+    with git_gru.Run(MODEL) as run:
+        trainer = threading.Thread(
+            target=lambda: [run.commit({"w": np.zeros(3)}, step) for step in (1, 2, 3)]
+        )
+        trainer.start()
+        trainer.join(timeout=0.5)
+        assert (trainer.is_alive(), len(taken)) == (True, 2)
+        gate.set()
+        trainer.join()
+    assert len(taken) == 3
+
+
+def test_numbers_of_any_kind_and_name(place: Any) -> None:
+    with git_gru.Run(MODEL) as run:
+        run.log(
+            np.int64(1),
+            loss=torch.tensor(float("nan")),
+            time=3.0,
+            rate_0=np.float32(2),
+            val_loss=float("inf"),
+        )
+        run.log(2, loss=0.5)
+        run.commit({"w": torch.ones(1)}, np.int64(2), **{"val_f1/macro\nx": 0.5})
+    message = place.git("log", "-1", "--format=%(trailers:only)", run.branch)
+    assert "Gru-Metric-val-f1-macro-x: 0.5\n" in message
+    row, *_ = csv.DictReader(
+        io.StringIO(place.gru("runs", "show", run.id, "--metrics", "csv").stdout.decode())
+    )
+    assert (row["metrics.time"], row["metrics.rate_0"], row["step"]) == ("3.0", "2.0", "1")
+    assert float(row["time"]) > 3
+    assert place.gru("runs", "show", run.id).returncode == 0
+    said = place.gru("runs", "compare", run.id, "--metric", "rate_0").stdout.decode()
+    assert f"* {run.id}" in said
+    assert (
+        "none of them tells of nothing"
+        in place.gru("runs", "compare", run.id, "--metric", "nothing").stdout.decode()
+    )
+    assert "time 3" in place.gru("watch", run.id).stdout.decode()
 
 
 def test_what_cannot_be(place: Any) -> None:
@@ -212,6 +324,9 @@ def test_what_cannot_be(place: Any) -> None:
         (InputError, "no such revision|nothing|nosuch", {"path": MODEL, "commit": "nosuch"}),
         (BranchError, "is there already", {"path": MODEL, "branch": place.git("branch", "--show-current").strip()}),
         (InputError, "nowhere", {"path": MODEL, "push": "nowhere"}),
+        (InputError, "from the repository's top", {"path": str(place.path / MODEL)}),
+        (InputError, "from the repository's top", {"path": f"./{MODEL}"}),
+        (InputError, "config: 'out' cannot be written down: .*PosixPath", {"path": MODEL, "config": {"out": Path()}}),
     ):  # fmt: skip
         with pytest.raises(error, match=match), git_gru.Run(**options):  # type: ignore[arg-type]
             pass
@@ -221,8 +336,9 @@ def test_what_cannot_be(place: Any) -> None:
     assert place.git("for-each-ref") == before
     with git_gru.Run(MODEL, allow_dirty=True) as run:
         run.commit({"w": torch.ones(1)}, 1)
-        with pytest.raises(InputError, match="val_accuracy"):
+        with pytest.raises(InputError, match="begin with val_, and not accuracy") as caught:
             run.commit({"w": torch.ones(1)}, 2, accuracy=1.0)
+        assert "val_accuracy" in (caught.value.hint or "")
     assert place.git("show", f"{run.branch}:train.py") == "print(1)\n"
     assert place.status() == " M train.py\n"
 

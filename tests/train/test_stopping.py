@@ -139,11 +139,44 @@ def test_a_diverging_loss_stops_the_run_before_it_is_committed(project: Any) -> 
     assert [incident["action"] for incident in record["incidents"]] == ["stop"]
 
 
-def test_a_branch_moved_by_someone_else_stops_the_run(project: Any, waiting: Any) -> None:
+def test_a_scheduler_that_signals_every_process_gets_a_last_checkpoint(
+    project: Any, waiting: Any, workers: Callable[[int], list[int]]
+) -> None:
     run = project.start(*ENDLESS)
     wait_for_a_commit(project, run, waiting)
-    project.git("update-ref", "refs/heads/endless", "main")
+    pids = workers(run.pid)
+    agent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    for pid in (*pids, agent, run.pid):
+        os.kill(pid, signal.SIGTERM)
     _, err = run.communicate(timeout=60)
-    assert run.returncode == 7
-    assert "could not be committed" in err.decode()
-    assert "somebody else has moved it" in err.decode()
+    assert run.returncode == 130, err.decode()
+    record = only_record(project)
+    assert record["state"] == "stopped"
+    assert record["checkpoints"][-1]["step"] == record["step"]
+    assert [made["commit"] for made in record["checkpoints"]] == commits(project)
+    waiting(lambda: gone([*pids, agent]))
+
+
+def test_a_branch_moved_by_someone_else_is_left_alone_and_the_run_goes_on_beside(
+    project: Any, waiting: Any
+) -> None:
+    run = project.start(*ENDLESS, "--nproc", "1")
+    wait_for_a_commit(project, run, waiting)
+    project.git("update-ref", "refs/heads/endless", "main")
+    waiting(
+        lambda: (
+            project.work.run("git", "rev-parse", "-q", "endless-2").returncode == 0 or run.poll() is not None
+        )
+    )
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 130, err.decode()
+    assert "somebody else has moved endless: commits go to endless-2 from here on" in err.decode()
+    assert project.git("rev-parse", "endless") == project.git("rev-parse", "main")
+    record = only_record(project)
+    assert (record["state"], record["branch"]) == ("stopped", "endless-2")
+    made = project.git("rev-list", "--reverse", "main..endless-2").split()
+    assert [one["commit"] for one in record["checkpoints"]] == made
+    assert [one["step"] for one in record["checkpoints"]][:2] == [20, 40]
+    removed = project.gru("runs", "rm", "--branch", record["id"])
+    assert removed.returncode == 0, "the branch that it took is its own"
