@@ -27,13 +27,14 @@ from git_gru.train.state import State
 from git_gru.train.world import World
 
 ADVICE = "lower train.lr, or set train.clip"
+EARLY_ADVICE = "nothing was trained yet, so look at the model that it starts from, the data and the loss"
 
 
 class DivergedError(RunDivergedError):
     """Training went wrong; `incident` says how."""
 
     def __init__(self, incident: Incident) -> None:
-        super().__init__(f"{incident.message}: {ADVICE}")
+        super().__init__(f"{incident.message}: {ADVICE if incident.step else EARLY_ADVICE}")
         self.incident = incident
 
 

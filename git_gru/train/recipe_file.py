@@ -40,7 +40,7 @@ def parse_recipe(data: bytes, *, where: str, overrides: Sequence[str] = ()) -> R
         raise RecipeError(
             f"is not UTF-8 text: byte {error.start} is {data[error.start]:#04x}", where=where
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RecipeError(f"is not valid TOML: {error}", where=where) from error
     for override in overrides:
         _override(table, override)
@@ -101,7 +101,7 @@ def _override(table: dict[str, Any], override: str) -> None:
         raise RecipeError(f"there is no key {section}.{name}", where=where, hint=_nearest_key(section, name))
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (tomllib.TOMLDecodeError, RecursionError):
         value = text
     place = table.setdefault(section, {})
     if not isinstance(place, dict):

@@ -15,7 +15,7 @@ ENDLESS = ("--nproc", "1", "--set", "train.steps=100000", "--set", "train.checkp
 
 
 def test_a_detached_run_from_its_beginning_to_its_removal(project: Any, waiting: Any) -> None:
-    begun = project.train("--detach", *ENDLESS, "--branch", "far")
+    begun = project.train("--detach", *ENDLESS, "--branch", "far", "--tensorboard", "board")
     id = begun["id"]
     assert (begun["state"], begun["branch"]) == ("running", "far")
     if sys.platform.startswith("linux"):
@@ -34,6 +34,8 @@ def test_a_detached_run_from_its_beginning_to_its_removal(project: Any, waiting:
     waiting(lambda: not Path(f"/proc/{begun['pid']}").exists())
     logs = json.loads(project.gru("runs", "logs", id, "--json").stdout)["logs"]
     assert "commits go to far" in logs["launcher.log"]
+    (board,) = (project.work.path / "board" / id).iterdir()
+    assert b"val_loss" in board.read_bytes()
 
     compared = json.loads(project.gru("runs", "compare", id, "--json").stdout)
     assert (compared["runs"], compared["recipe"]) == ([id], {})

@@ -175,3 +175,14 @@ def test_a_rollback_brings_every_bit_back_and_gives_up_in_the_end() -> None:
     with pytest.raises(DivergedError):
         bench.guard.recover(error, 8)
     assert bench.told[-1].action == "stop"
+
+
+def test_a_loss_that_is_nan_from_the_first_is_not_laid_at_the_learning_rate() -> None:
+    def said(step: int) -> str:
+        return str(
+            DivergedError(Incident(kind="validation", step=step, message="the validation loss is nan"))
+        )
+
+    assert "train.lr" in said(3)
+    assert "train.lr" not in said(0)
+    assert "look at the model that it starts from" in said(0)

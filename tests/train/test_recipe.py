@@ -56,6 +56,7 @@ def test_one_text_is_a_list_and_a_whole_number_is_a_float() -> None:
         ('[model]\npath = "../x"', "gru.toml: model.path must be a path inside the repository, not '../x'"),
         ("train = 3", "gru.toml: is not valid TOML"),
         ("[train", "gru.toml: is not valid TOML"),
+        (f"a = {'[' * 5000}", "gru.toml: is not valid TOML"),
     ],
 )
 def test_errors_name_file_and_key(text: str, message: str) -> None:

@@ -211,8 +211,10 @@ def test_a_commit_that_fails_is_told_and_stops_nothing_before(
     assert [made.commit for made in record.checkpoints] == [first]
 
 
-def test_a_branch_that_somebody_moves_is_left_alone(place: Any) -> None:
-    with git_gru.Run(MODEL, branch="mine") as run:
+def test_a_branch_that_somebody_moves_is_left_alone(place: Any, tmp_path: Path) -> None:
+    subprocess.run(["git", "init", "-q", "--bare", str(tmp_path / "hub.git")], check=True)
+    place.git("remote", "add", "hub", str(tmp_path / "hub.git"))
+    with git_gru.Run(MODEL, branch="mine", push="hub") as run:
         run.commit({"w": torch.ones(3)}, 1)
         run.wait()
         place.git("update-ref", "refs/heads/mine", "HEAD")
@@ -222,6 +224,7 @@ def test_a_branch_that_somebody_moves_is_left_alone(place: Any) -> None:
     assert place.git("rev-parse", "mine", "mine-2").split() == [place.git("rev-parse", "HEAD").strip(), last]
     record = read_record(place.repository, run.id)
     assert (record.state, record.branch, len(record.checkpoints)) == (RunState.FINISHED, "mine-2", 2)
+    assert place.git("ls-remote", "hub", "refs/heads/mine-2").split()[0] == last
 
 
 def test_a_run_that_is_over_takes_nothing_more(place: Any) -> None:
@@ -412,6 +415,8 @@ def test_a_killed_trainer_leaves_whole_commits(place: Any) -> None:
         process.wait()
         record = read_record(place.repository, run)
         assert record.state is RunState.FAILED
+        assert record.failure is not None
+        assert record.failure.message == "trainer.py was killed"
         tip = int(place.git("log", "-1", "--format=%(trailers:key=Gru-Step,valueonly)", branch))
         assert (git_gru.open_model(f"{branch}:{MODEL}")["w"] == tip).all()
         assert place.gru("runs", "rm", "--branch", run).returncode == 0, "nobody holds it any more"

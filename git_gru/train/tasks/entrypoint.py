@@ -93,7 +93,12 @@ class EntrypointTask:
 
     def build(self, *, dropout: float = 0.0) -> nn.Module:
         """The user's network; `dropout` is its own affair."""
-        return self._own.model()
+        network = self._own.model()
+        if not isinstance(network, nn.Module) or not any(True for _ in network.parameters()):
+            raise EntrypointError(
+                f"{self.architecture['entrypoint']}: model() must give a torch.nn.Module with parameters"
+            )
+        return network
 
     def samples(self, folder: Path, split: str, recipe: DataRecipe) -> OwnSamples:
         """The user's items; there must be some."""
@@ -104,7 +109,12 @@ class EntrypointTask:
 
     def loss(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         """The user's mean loss times the number of items."""
-        return self._own.loss(network, batch).float() * len(batch[0])
+        loss = self._own.loss(network, batch)
+        if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+            raise EntrypointError(
+                f"{self.architecture['entrypoint']}: loss() must give the mean over the batch, a tensor of one number"
+            )
+        return loss.reshape(()).float() * len(batch[0])
 
     def measure(self, network: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss, and the user's own measures in the order of their names."""

@@ -107,6 +107,31 @@ def test_an_object_that_is_no_task(data: Path) -> None:
         load("own.empty_task:task", data)
 
 
+@pytest.mark.parametrize(
+    ("right", "wrong", "said"),
+    [
+        (
+            "return torch.nn.Linear(1, 1)",
+            "return None",
+            r"model\(\) must give a torch.nn.Module with parameters",
+        ),
+        (
+            "return torch.nn.Linear(1, 1)",
+            "return torch.nn.ReLU()",
+            r"model\(\) must give a torch.nn.Module with",
+        ),
+        (".square().mean()", ".square()", r"loss\(\) must give the mean over the batch"),
+        (".square().mean()", ".square().mean().item()", r"loss\(\) must give the mean over the batch"),
+    ],
+)
+def test_a_task_that_gives_something_else(data: Path, right: str, wrong: str, said: str) -> None:
+    assert right in OWN
+    (data / "source/own/other_task.py").write_text(OWN.replace(right, wrong))
+    task = load("own.other_task:task", data)
+    with pytest.raises(EntrypointError, match=said):
+        task.loss(task.build(), task.samples(data, "train", DATA).batch(np.array([0, 2])))
+
+
 RECIPE = """
 [model]
 task = "entrypoint"
