@@ -7,20 +7,17 @@ The workers commit (rank 0); the launcher alone writes the run's record, at ever
 one ends them at once; in both cases everything committed stays.
 """
 
-import math
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import NamedTuple, Protocol
 
 from git_gru.errors import GruError, RunDivergedError, RunFailedError
@@ -35,6 +32,7 @@ from git_gru.train.beginning import environment, forget_snapshot
 from git_gru.train.corpus import prepare
 from git_gru.train.failures import collect_logs, find_cause, stall_cause
 from git_gru.train.heartbeat import Stall, StallWatch
+from git_gru.train.interrupts import counted_interrupts
 from git_gru.train.job import Job, data_folder
 from git_gru.train.plan import Plan
 from git_gru.train.processes import worker_threads
@@ -43,7 +41,6 @@ from git_gru.train.sharing import Publisher, publishing
 
 POLL_SECONDS = 0.1
 KILL_AFTER_SECONDS = 3.0
-SAME_REQUEST_SECONDS = 1.0
 
 
 class Watcher(Protocol):
@@ -66,24 +63,6 @@ class Ended(NamedTuple):
     stopped: bool
     killed: bool
     stall: Stall | None
-
-
-@dataclass
-class Interrupts:
-    """How often the user asked to stop.
-
-    Signals that come within a second are one request: run as `git gru train`, a Ctrl-C reaches us from the terminal, and
-    once more from git, which passes it on to its child. `last` is when the last request began.
-    """
-
-    count: int = 0
-    last: float = -math.inf
-
-    def add(self, now: float) -> None:
-        """A signal came at `now`, in seconds of a monotonic clock."""
-        if now - self.last >= SAME_REQUEST_SECONDS:
-            self.count += 1
-            self.last = now
 
 
 def run_plan(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
@@ -195,7 +174,7 @@ def follow_agent(job: Job, watcher: Watcher, take: Callable[[Event], None]) -> E
     follower.poll()  # what a resumed run has of the time before
     shutil.rmtree(job.heartbeats, ignore_errors=True)
     stalls, stall = StallWatch(job.heartbeats, job.recipe.guard.stall), None
-    with _interrupts() as interrupts, _agent(job) as agent:
+    with counted_interrupts() as interrupts, _agent(job) as agent:
         told = False
         while True:
             ended = agent.poll() is not None  # before the events are read, so that none of the last is missed
@@ -330,27 +309,6 @@ def _end(agent: "subprocess.Popen[bytes]") -> None:
         except subprocess.TimeoutExpired:
             agent.kill()
             agent.wait()
-
-
-@contextmanager
-def _interrupts() -> Iterator[Interrupts]:
-    """Counts SIGINT, SIGTERM and SIGHUP instead of letting them end the process (in the main thread only)."""
-    seen = Interrupts()
-
-    def count(number: int, frame: FrameType | None) -> None:
-        seen.add(time.monotonic())
-
-    if threading.current_thread() is not threading.main_thread():
-        yield seen
-        return
-    before = {
-        number: signal.signal(number, count) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
-    try:
-        yield seen
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _checkpoints(count: int) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from git_gru.train.launch import SAME_REQUEST_SECONDS
+from git_gru.train.interrupts import SAME_REQUEST_SECONDS
 
 pytestmark = [
     pytest.mark.slow,
