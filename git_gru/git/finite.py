@@ -2,6 +2,9 @@
 
 Only chunks that an earlier version does not have are looked at, and of a plain chunk only the plane that holds the exponents,
 where that tells enough: it is one search for a byte.
+
+The hook asks only where this store was once given such a chunk (`Store.note_nonfinite`). One that came from a remote stands in a
+commit already, and is not noticed when it is committed once more.
 """
 
 from git_gru.formats.dtypes import dtype_of
