@@ -37,6 +37,7 @@ text = np.random.default_rng(2).integers(0, 256, 5000, dtype=np.uint8)
 validation = validate(task, network, TextSamples(Windows(text, 16)), world)["val_loss"]
 strategy = build_strategy(SyncRecipe(strategy=strategy_name), network, world)
 network.register_buffer("seen", torch.tensor(1.0))
+network.register_buffer("short", torch.ones(3, 2, dtype=torch.int16).T)
 optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
 random = np.random.default_rng(1)
 for step in range(1, 4):
@@ -47,6 +48,7 @@ for step in range(1, 4):
     optimizer.zero_grad()
     strategy.after_step(step)
     network.seen *= 1 + rank
+    network.short += rank
 strategy.consolidate()
 assert (strategy.bytes_sent() > 0) == (size > 1)
 np.savez(out, validation=validation, **{name: tensor.numpy() for name, tensor in network.state_dict().items()})

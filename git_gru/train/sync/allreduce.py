@@ -1,5 +1,6 @@
 """The default strategy: the mean gradient over the global batch at every step, by PyTorch's DistributedDataParallel."""
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -38,7 +39,9 @@ class AllReduce:
         """Gives every rank the buffers of rank 0 (running statistics, say), which a commit holds; weights are equal anyway."""
         if self._size > 1:
             for buffer in self.module.buffers():
-                dist.broadcast(buffer, src=0)
+                values = buffer.contiguous().reshape(-1)
+                dist.broadcast(values.view(torch.uint8), src=0)  # as bytes: gloo does not know every dtype
+                buffer.copy_(values.reshape(buffer.shape))
 
     def bytes_sent(self) -> int:
         """A ring all-reduce sends 2 · (W − 1) / W of the gradients' bytes from every rank at every step."""
