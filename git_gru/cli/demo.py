@@ -102,8 +102,8 @@ class Demo:
     def revert(self) -> None:
         """Taking an older training commit back."""
         self._title("Take an older training commit back, keeping what was learnt since")
-        older = self._output("git rev-parse --short=10 half-b~1").strip()
-        self._explain(f"{older} is the first of the two checkpoints on half-b: {self._subject(older)}")
+        older = self._output("git rev-parse --short=10 half-b~2").strip()
+        self._explain(f"{older} is the checkpoint that both branches went on from: {self._subject(older)}")
         self._run(f"git gru revert {older}")
         self._explain("Only that checkpoint's change is gone; all that came since is still there:")
         self._run("git gru diff --no-gates HEAD~1 HEAD")

@@ -31,4 +31,6 @@ def command(kind: str, folder: Path, as_json: bool) -> None:
         return
     for file in written:
         line(f"wrote {file}")
-    line("next: set data.files, then git add and git commit data and recipe, then git gru train")
+    line(
+        "next: set data.files; git gru track '*.safetensors' if it is not done yet; git add and git commit it all; git gru train"
+    )

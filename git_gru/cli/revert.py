@@ -19,7 +19,8 @@ def command(commits: tuple[str, ...], mainline: int | None, as_json: bool) -> in
     Weights become H − (C − P): what the commit C did to its parent P goes, what was done since stays. A
     tensor that nobody changed since gets its parent's exact bits. Where later commits changed it too, the
     result is rounded once to the tensor's dtype, and the report says how many elements that concerns. For a
-    bitwise undo: git checkout REV -- PATH.
+    bitwise undo: git checkout REV -- PATH. Where a merge averaged C's line with another, the branch holds only a part of C's
+    change: the report says so, and how to undo the merge instead.
 
     \b
     JSON: {"commits": [{source, commit, subject, notes: [text], models: [{path, is_exact,

@@ -111,7 +111,13 @@ def stop_runs(runs: tuple[str, ...]) -> None:
     repo = Repository.find()
     for run in [find_run(repo, name) for name in runs]:
         request_stop(repo, run)
-        line(f"run {run} stops after its current step, with a last commit")
+        trainer = read_record(repo, run).trainer
+        then = (
+            f"when {trainer} next asks"
+            if trainer is not None
+            else "after its current step, with a last commit"
+        )
+        line(f"run {run} stops {then}")
 
 
 @command.command("rm")

@@ -5,7 +5,7 @@ import click
 from git_gru.cli.install import hook_lines, repository_if_any, scope_options
 from git_gru.cli.render import line
 from git_gru.git.attributes import tracked_patterns
-from git_gru.git.install import Scope, uninstall
+from git_gru.git.install import Scope, is_installed, uninstall
 
 
 @click.command("uninstall", short_help="Take away what install wrote.")
@@ -27,6 +27,8 @@ def command(scope: str) -> None:
     )
     for text in hook_lines(done):
         line(text)
+    if repo is not None and is_installed(repo):
+        line("other settings still tell Git of git-gru here: git gru uninstall --global, or --system")
     if repo is not None and repo.worktree is not None and (patterns := tracked_patterns(repo)):
         names = ", ".join(found.pattern for found in patterns)
         line(f"still tracked in .gitattributes: {names}; without git-gru Git shows those files as changed")

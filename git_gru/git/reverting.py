@@ -5,6 +5,9 @@ Reverting C takes its weight change out of where the branch stands now: result =
 parent. A tensor that nobody changed since C gets its parent's exact bits back. Where later commits changed
 it as well, their changes stay and the result is one rounding of the dtype away from the exact sum;
 `ModelEffect` says for how many elements.
+
+Where a merge averaged the line of C with another, the branch holds only a part of C's change, and taking all of
+it out overshoots: that is told (`_overshooting`).
 """
 
 from collections.abc import Sequence
@@ -106,18 +109,42 @@ def apply_commit(repo: Repository, verb: Verb, commit: str, *, mainline: int | N
     after = reader.models(commit)
     old, new = (after, before) if verb == "revert" else (before, after)
     ours, now = reader.models(head), reader.models(result)
+    paths = [path for path in sorted({*old, *new}) if old.get(path) != new.get(path)]
+    overshooting = _overshooting(repo, reader, commit, head, paths) if verb == "revert" else []
     effects = [
         _effect(repo.store(), path, old.get(path), ours.get(path), new.get(path), now.get(path))
-        for path in sorted({*old, *new})
-        if old.get(path) != new.get(path)
+        for path in paths
     ]
     return Applied(
         source=commit,
         commit=result,
         subject=repo.git("log", "-1", "--format=%s", commit).decode("utf-8", "replace").strip(),
         models=tuple(effects),
-        sentences=tuple(driver_sentences(done.stderr)),
+        sentences=(*driver_sentences(done.stderr), *overshooting),
     )
+
+
+def _overshooting(
+    repo: Repository, reader: ModelReader, commit: str, head: str, paths: Sequence[str]
+) -> list[str]:
+    """A sentence for each model of which a merge between `commit` and `head` averaged a line without the commit in."""
+    listed = repo.git("rev-list", "--merges", "--parents", "--ancestry-path", f"{commit}..{head}").decode()
+    found = []
+    for merge, *parents in map(str.split, listed.splitlines()):
+        if all(_reaches(repo, commit, parent) for parent in parents):
+            continue  # it came before the branches parted: both have all of it
+        merged, sides = reader.models(merge), [reader.models(parent) for parent in parents]
+        found += [
+            f"{path}: the merge {merge[:10]} averaged it and so took in only a part of this commit's change; all of the change "
+            f"is taken out now, which overshoots. To undo the merge instead: git gru revert -m 1 {merge[:10]}"
+            for path in paths
+            if path in merged and all(merged[path] != side.get(path) for side in sides)
+        ]
+    return found
+
+
+def _reaches(repo: Repository, commit: str, tip: str) -> bool:
+    return repo.completed("merge-base", "--is-ancestor", commit, tip).returncode == 0
 
 
 def _parent(repo: Repository, verb: Verb, commit: str, mainline: int | None) -> str | None:

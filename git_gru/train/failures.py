@@ -148,6 +148,8 @@ def _sentence(failure: dict[str, Any]) -> str:
         return str(failure["message"])
     if failure["traceback"]:
         trace = _STEP_NOTE.sub("", failure["traceback"])
+        if any(lost in trace for lost in _LOST):
+            return "lost its connection to another worker"
         last = [line for line in trace.splitlines() if line and not line.startswith(" ")][-1:]
         message = str(failure["message"])
         return message.partition(": ")[2] if last and last[0].startswith("git_gru.") else message

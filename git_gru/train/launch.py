@@ -221,7 +221,11 @@ def _failure_hint(job: Job, record: RunRecord, failure: Failure) -> str:
     kept = f"{_checkpoints(len(record.checkpoints))} on {record.branch}. " if record.checkpoints else ""
     log = f"The log is {failure.log}. " if failure.log else ""
     why = f"{failure.hint} " if failure.hint else ""
-    see = f"See: git gru runs show {record.id}; go on: git gru train --resume {record.id}"
+    see = f"See: git gru runs show {record.id}"
+    if record.nodes == 1:
+        see += f"; go on: git gru train --resume {record.id}"
+    elif record.checkpoints:
+        see += f"; go on from its last commit, with the same command on each node: git gru train {record.branch} …"
     return f"{why}{kept}{log}{see}"
 
 

@@ -75,8 +75,8 @@ class FixedRendezvous(RendezvousHandler):
         except DistError as error:
             raise JoinError(
                 f"not all of the {nodes.count} nodes came within {self._patience.seconds} seconds (launch.join_timeout)",
-                hint=f"Start the others with the same command and --node-rank 1 to {nodes.count - 1}; each must reach "
-                f"{nodes.host}:{nodes.port}.",
+                hint=f"Start the others with the same command and a --node-rank of their own, up to {nodes.count - 1}; each "
+                f"must reach {nodes.host}:{nodes.port}.",
             ) from error
 
     def _find(self, nodes: Nodes) -> TCPStore:

@@ -141,3 +141,29 @@ def test_a_conflict_is_left_to_finish_and_the_rest_is_named(history) -> None:
     assert "a revert is not finished here" in history.gru("revert", "HEAD").stderr.decode()
     history.git("revert", "--abort")
     assert history.status() == ""
+
+
+def test_a_revert_behind_an_averaging_merge_says_that_it_overshoots(repo) -> None:
+    def commit(value: float, message: str) -> str:
+        repo.write(PATH, {"w": f32(value, value)})
+        return repo.commit(message)
+
+    trunk = commit(0, "base"), commit(8, "both have it")
+    repo.git("branch", "other")
+    ours = commit(10, "ours")
+    repo.git("switch", "-q", "other")
+    commit(12, "theirs")
+    repo.git("switch", "-q", "-")
+    repo.git("merge", "-q", "--no-edit", "other")
+    merge = repo.git("rev-parse", "HEAD").strip()
+    assert load(repo.read(PATH))["w"].tolist() == [11, 11]
+
+    applied = apply_commit(repo.repository, "revert", trunk[1])
+    assert applied.sentences == (), "the merge has all of what both sides had before they parted"
+    repo.git("reset", "-q", "--hard", merge)
+    (sentence,) = apply_commit(repo.repository, "revert", ours).sentences
+    assert sentence.startswith(f"{PATH}: the merge {merge[:10]} averaged it")
+    assert load(repo.read(PATH))["w"].tolist() == [9, 9], "and the merge had taken in 1 of the 2"
+    repo.git("reset", "-q", "--hard", merge)
+    assert apply_commit(repo.repository, "revert", merge, mainline=1).sentences == ()
+    assert load(repo.read(PATH))["w"].tolist() == [10, 10]

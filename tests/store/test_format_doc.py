@@ -9,7 +9,7 @@ import pytest
 from git_gru.formats import safetensors
 from git_gru.formats.dtypes import DTYPES
 from git_gru.ids import digest
-from git_gru.store import chunks, codec, manifest, objects, packs, store, trees
+from git_gru.store import chunks, codec, manifest, pack_reader, packs, store, trees
 from git_gru.store.codec import encode_delta
 from git_gru.store.transform import split_delta, split_plain
 
@@ -64,7 +64,7 @@ def test_numbers(text: str, value: int) -> None:
 
 def test_other_limits_and_names() -> None:
     assert manifest.MAX_MANIFEST == 64 << 20
-    assert objects.LONGEST_OBJECT == 256 << 20
+    assert pack_reader.LONGEST_OBJECT == 256 << 20
     assert safetensors.MAX_SIZE == 2**63 - 1
     assert store.LONGEST_CHAIN == 64
     assert "chain of deltas | 64 chunks" in DOC

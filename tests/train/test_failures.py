@@ -41,7 +41,7 @@ def job(tmp_path: Path) -> Job:
     ("failures", "rank", "message"),
     [
         ([LOST, KILLED], 1, "was killed (SIGKILL)"),
-        ([LOST, TERMINATED], 0, "RuntimeError: Connection closed by peer"),
+        ([LOST, TERMINATED], 0, "lost its connection to another worker"),
         ([LOST, KILLED, TERMINATED, RAISED], 3, "ZeroDivisionError: division by zero"),
         ([OURS, LOST], 4, "the loss is nan"),
         ([TERMINATED], 2, "was ended by SIGTERM"),
