@@ -10,7 +10,7 @@ from rich.text import Text
 
 from git_gru.cli.boundary import printable
 from git_gru.cli.canvas import chart
-from git_gru.cli.render import plural
+from git_gru.cli.render import human_size, plural
 from git_gru.runs.incidents import sentence
 from git_gru.runs.record import RunState
 from git_gru.runs.snapshot import Snapshot
@@ -137,14 +137,15 @@ def _speed(snapshot: Snapshot, width: int, height: int) -> list[Text]:
     title = Text(f"tokens/s {snapshot.tokens_per_s[-1][1]:,.0f}", _OTHER)
     if len(snapshot.rates) < 2:
         return [title, *chart([(snapshot.tokens_per_s, _OTHER)], width, height - 1)]
-    title.append("  by worker, without waiting", "dim")
-    most = max(snapshot.rates) or 1.0
+    told = ", sent, waited" if snapshot.sent else ""
+    title.append(f"  by worker, without waiting{told}", "dim")
+    most, room = max(snapshot.rates) or 1.0, max(4, width - (39 if told else 22))
     rows = [
-        Text.assemble(
-            (f"rank {rank:<4}", "dim"), ("▇" * round((width - 22) * rate / most), _OTHER), f" {rate:,.0f}"
-        )
+        Text.assemble((f"rank {rank:<4}", "dim"), ("▇" * round(room * rate / most), _OTHER), f" {rate:,.0f}")
         for rank, rate in enumerate(snapshot.rates)
     ]
+    for row, sent, waited in zip(rows, snapshot.sent, snapshot.waited, strict=False):
+        row.append(f"  {human_size(sent)}  {clock(waited)}", "dim")
     return [title, *rows[: height - 1]]
 
 

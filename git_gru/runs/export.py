@@ -10,6 +10,8 @@ from git_gru.runs.metrics import Event
 
 _FIRST = ("time", "step", "rank", "loss", "lr", "tokens_per_s")
 _LAST = ("commit", "blocked_s", "incident", "message")
+_BY_RANK = {"rates": "rate", "sent": "sent", "waited": "waited"}
+"""Keys of events that hold a value for each rank, and how their columns begin."""
 
 
 def metrics_json(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -21,18 +23,20 @@ def metrics_csv(events: Sequence[Event]) -> str:
     """A header and a row for each event; what an event does not have is empty, of an incident stands its kind.
 
     Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, what else a
-    trainer logged, `rate_0` and so on (each rank's tokens per second), `commit`, `blocked_s`, `incident`, `message`. After a
-    rollback lower steps follow on higher ones.
+    trainer logged, `rate_0`, `sent_0`, `waited_0` and so on (each rank's tokens per second, bytes, seconds), `commit`,
+    `blocked_s`, `incident`, `message`. After a rollback lower steps follow on higher ones.
     """
     more = list(dict.fromkeys(name for event in events for name in event.validation))
     more += dict.fromkeys(name for event in events for name in event.metrics)
-    more += [f"rate_{rank}" for rank in range(max((len(event.rates) for event in events), default=0))]
+    ranks = max((len(event.rates) for event in events), default=0)
+    more += [f"{column}_{rank}" for column in _BY_RANK.values() for rank in range(ranks)]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*_FIRST, *more, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
     for row in metrics_json(events):
         if "incident" in row:
             row["incident"] = row["incident"]["kind"]
-        rates = {f"rate_{rank}": rate for rank, rate in enumerate(row.pop("rates", ()))}
-        writer.writerow(row | row.pop("metrics", {}) | rates)
+        for key, column in _BY_RANK.items():
+            row |= {f"{column}_{rank}": value for rank, value in enumerate(row.pop(key, ()))}
+        writer.writerow(row | row.pop("metrics", {}))
     return out.getvalue()

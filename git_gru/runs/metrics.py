@@ -11,6 +11,8 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `lr` | learning rate of that step |
 | `tokens_per_s` | throughput of all workers together, evaluation and committing not counted |
 | `rates` | tokens per second of each rank while it computed, by rank: what it waited for others is left out |
+| `sent` | bytes that each rank sent to keep the weights together since the last such event, by rank |
+| `waited` | seconds for which each rank stood still meanwhile until they were exchanged, by rank |
 | `val_…` | validation metrics, `val_loss` first |
 | `metrics` | what a user's own trainer logs beside these: an object of numbers |
 | `commit` | the checkpoint commit made of that step |
@@ -35,6 +37,7 @@ from git_gru.runs.incidents import Incident, parse_incident
 VALIDATION_PREFIX = "val_"
 _NUMBERS = ("loss", "lr", "tokens_per_s", "blocked_s")
 _TEXTS = ("commit", "message")
+_BY_RANK: dict[str, type[float] | type[int]] = {"rates": float, "sent": int, "waited": float}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,8 @@ class Event:
     lr: float | None = None
     tokens_per_s: float | None = None
     rates: tuple[float, ...] = ()
+    sent: tuple[int, ...] = ()
+    waited: tuple[float, ...] = ()
     validation: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
@@ -65,8 +70,9 @@ class Event:
                 line[key] = value
         if self.incident is not None:
             line["incident"] = self.incident.as_json()
-        if self.rates:
-            line["rates"] = list(self.rates)
+        for key in _BY_RANK:
+            if values := getattr(self, key):
+                line[key] = list(values)
         if self.metrics:
             line["metrics"] = dict(self.metrics)
         line.update(self.validation)
@@ -81,8 +87,9 @@ def parse_event(line: bytes) -> Event | None:
             return None
         values: dict[str, Any] = {key: float(data[key]) for key in _NUMBERS if key in data}
         values |= {key: str(data[key]) for key in _TEXTS if key in data}
-        if "rates" in data:
-            values["rates"] = tuple(float(rate) for rate in data["rates"])
+        for key, kind in _BY_RANK.items():
+            if key in data:
+                values[key] = tuple(kind(value) for value in data[key])
         if "metrics" in data:
             values["metrics"] = {str(key): float(value) for key, value in data["metrics"].items()}
         if "incident" in data:
@@ -96,7 +103,7 @@ def parse_event(line: bytes) -> Event | None:
             },
             **values,
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 

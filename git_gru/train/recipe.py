@@ -8,9 +8,21 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from git_gru.train.recipe_sync import SyncRecipe
 from git_gru.train.section import RecipeError, Section
 from git_gru.train.section import key as _key
 from git_gru.train.section import required as _required
+
+__all__ = [
+    "TASK_DATA",
+    "DataRecipe",
+    "GuardRecipe",
+    "LaunchRecipe",
+    "ModelRecipe",
+    "Recipe",
+    "SyncRecipe",
+    "TrainRecipe",
+]
 
 TASK_DATA = {
     "language-model": "text",
@@ -203,15 +215,6 @@ class TrainRecipe(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyncRecipe(Section):
-    """`[sync]`: how workers agree."""
-
-    name: ClassVar[str] = "sync"
-
-    strategy: str = _key("allreduce", "`allreduce`: the mean gradient at every step", choices=("allreduce",))
-
-
-@dataclass(frozen=True, kw_only=True)
 class GuardRecipe(Section):
     """`[guard]`: what is watched for while training, and what follows."""
 
@@ -268,6 +271,10 @@ class Recipe:
         if self.data.kind != (wanted := TASK_DATA[self.model.task]):
             raise RecipeError(
                 f'model.task = "{self.model.task}" learns from data.kind = "{wanted}", not "{self.data.kind}"'
+            )
+        if self.sync.has_warmup and self.sync.warmup >= self.train.steps:
+            raise RecipeError(
+                f"sync.warmup is {self.sync.warmup}, and must be less than train.steps, which is {self.train.steps}"
             )
 
     def as_json(self) -> dict[str, dict[str, Any]]:

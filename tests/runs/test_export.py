@@ -35,6 +35,14 @@ def test_csv() -> None:
     assert metrics_csv([]).count("\n") == 1
 
 
+def test_columns_by_rank() -> None:
+    text = metrics_csv([Event(time=1.0, step=2, rates=(3.0, 4.0), sent=(5, 6), waited=(0.5, 0.25))])
+    assert text.splitlines() == [
+        "time,step,rank,loss,lr,tokens_per_s,rate_0,rate_1,sent_0,sent_1,waited_0,waited_1,commit,blocked_s,incident,message",
+        "1.0,2,0,,,,3.0,4.0,5,6,0.5,0.25,,,,",
+    ]
+
+
 def test_json() -> None:
     found = metrics_json(EVENTS)
     assert found[0] == {"rank": 0, "time": 10.0, "step": 0, "val_loss": 5.5}
