@@ -89,15 +89,15 @@ def quantised(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
     A block in which something is NaN or infinite comes back as NaN: nothing hides a divergence from the guard.
     """
-    scales = values.abs().amax(-1, keepdim=True).float() / _MOST
-    numbers = (values / scales.masked_fill(scales == 0, 1)).round().clamp(-_MOST, _MOST)
-    scales = scales.masked_fill(~scales.isfinite(), torch.nan)
-    return numbers.nan_to_num(0).to(torch.int8), scales
+    least, most = torch.aminmax(values, dim=-1, keepdim=True)
+    scales = torch.maximum(-least, most).float() / _MOST
+    numbers = (values / scales.masked_fill(scales == 0, 1)).round_().clamp_(-_MOST, _MOST)
+    return numbers.to(torch.int8), scales.masked_fill(~scales.isfinite(), torch.nan)
 
 
 def restored(numbers: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The values that `quantised` stands for."""
-    return numbers.to(dtype) * scales.to(dtype)
+    return numbers.to(dtype).mul_(scales.to(dtype))
 
 
 def _packed(numbers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
