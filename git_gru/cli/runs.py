@@ -75,12 +75,13 @@ def show_run(run: str, metrics: str | None, as_json: bool) -> None:
     """Show the run ID (its beginning is enough).
 
     --metrics csv prints a row for each event: time, step, rank, loss, lr, tokens_per_s, the validation metrics, what else a
-    trainer logged, rate_0, share_0 and so on (of each worker, tokens per second without waiting, and samples of a step),
-    commit, branch, blocked_s, incident, message.
+    trainer logged, rate_0, share_0, sent_0, waited_0 and so on (of each worker: tokens per second without waiting, samples of a
+    step, bytes sent and seconds waited to keep the weights together), commit, branch, blocked_s, incident, message.
 
     \b
     --metrics json: {"id", "metrics": [{"time", "step", "rank", and of these what there is: "loss", "lr", "tokens_per_s",
-             "rates", "shares", "metrics", "val_…", "commit", "branch", "blocked_s", "incident", "message"}]}
+             "rates", "shares", "sent", "waited", "metrics", "val_…", "commit", "branch", "blocked_s", "incident",
+             "message"}]}
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",

@@ -31,8 +31,8 @@ def command(run: str | None, as_json: bool) -> None:
     \b
     --json: one snapshot: {"id", "state", "branch", "host", "nproc", "step", "steps", "elapsed", "left",
              "loss": [[step, value]], "val_loss", "lr", "tokens_per_s", "rates": [tokens/s by rank],
-             "shares": [samples of a step by rank], "checkpoints": [{"step", "commit", "metrics"}],
-             "incidents", "messages", "failure"}
+             "shares": [samples of a step by rank], "sent": [bytes by rank], "waited": [seconds by rank],
+             "checkpoints": [{"step", "commit", "metrics"}], "incidents", "messages", "failure"}
     """
     repo = Repository.find()
     follower = RunFollower(repo, choose_run(repo, run))

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from git_gru.cli.boundary import printable
 from git_gru.cli.canvas import chart
-from git_gru.cli.render import plural
+from git_gru.cli.render import human_size, plural
 from git_gru.runs.incidents import sentence
 from git_gru.runs.record import RunState
 from git_gru.runs.snapshot import Snapshot
@@ -138,16 +138,18 @@ def _speed(snapshot: Snapshot, width: int, height: int) -> list[Text]:
     title = Text(f"tokens/s {snapshot.tokens_per_s[-1][1]:,.0f}", _OTHER)
     if len(snapshot.rates) < 2:
         return [title, *chart([(snapshot.tokens_per_s, _OTHER)], width, height - 1)]
-    title.append("  by worker", "dim")
+    title.append("  by worker" + (", sent, waited" if snapshot.sent else ""), "dim")
     most = max(snapshot.rates) or 1.0
     numbers = [f" {rate:,.0f}" for rate in snapshot.rates]
     if len(set(snapshot.shares)) > 1:  # workers of unequal speed
         numbers = [f"{rate}, share {held}" for rate, held in zip(numbers, snapshot.shares, strict=False)]
-    room = width - 10 - max(map(len, numbers))
+    room = max(4, width - 10 - max(map(len, numbers)) - (17 if snapshot.sent else 0))
     rows = [
         Text.assemble((f"rank {rank:<4}", "dim"), ("▇" * round(room * rate / most), _OTHER), number)
         for rank, (rate, number) in enumerate(zip(snapshot.rates, numbers, strict=True))
     ]
+    for row, sent, waited in zip(rows, snapshot.sent, snapshot.waited, strict=False):
+        row.append(f"  {human_size(sent)}  {clock(waited)}", "dim")
     return [title, *rows[: height - 1]]
 
 

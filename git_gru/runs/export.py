@@ -8,9 +8,10 @@ from typing import Any
 
 from git_gru.runs.metrics import Event
 
-_BY_RANK = ("rate", "share")
 _FIRST = ("time", "step", "rank", "loss", "lr", "tokens_per_s")
 _LAST = ("commit", "branch", "blocked_s", "incident", "message")
+_BY_RANK = {"rates": "rate", "shares": "share", "sent": "sent", "waited": "waited"}
+"""Keys of events that hold a value for each rank, and how their columns begin."""
 
 
 def metrics_json(events: Iterable[Event]) -> list[dict[str, Any]]:
@@ -22,13 +23,13 @@ def metrics_csv(events: Sequence[Event]) -> str:
     """A header and a row for each event; what an event does not have is empty, of an incident stands its kind.
 
     Columns: `time` (seconds since the epoch), `step`, `rank`, `loss`, `lr`, `tokens_per_s`, the validation metrics, what else a
-    trainer logged, `rate_0`, `share_0` and so on (each rank's tokens per second, and its samples of a step), `commit`, `branch`,
-    `blocked_s`, `incident`, `message`. After a rollback lower steps follow on higher ones.
+    trainer logged, `rate_0`, `share_0`, `sent_0`, `waited_0` and so on (each rank's tokens per second, samples of a step, bytes,
+    seconds), `commit`, `branch`, `blocked_s`, `incident`, `message`. After a rollback lower steps follow on higher ones.
     """
     more = list(dict.fromkeys(name for event in events for name in event.validation))
     more += dict.fromkeys(_column(name) for event in events for name in event.metrics)
-    ranks = range(max((len(event.rates) for event in events), default=0))
-    more += [f"{what}_{rank}" for what in _BY_RANK for rank in ranks]
+    ranks = max((len(event.rates) for event in events), default=0)
+    more += [f"{column}_{rank}" for column in _BY_RANK.values() for rank in range(ranks)]
     out = io.StringIO()
     writer = csv.DictWriter(out, [*_FIRST, *more, *_LAST], restval="", lineterminator="\n")
     writer.writeheader()
@@ -36,8 +37,8 @@ def metrics_csv(events: Sequence[Event]) -> str:
         if "incident" in row:
             row["incident"] = row["incident"]["kind"]
         others = {_column(name): value for name, value in row.pop("metrics", {}).items()}
-        for what in _BY_RANK:
-            others |= {f"{what}_{rank}": value for rank, value in enumerate(row.pop(f"{what}s", ()))}
+        for key, column in _BY_RANK.items():
+            others |= {f"{column}_{rank}": value for rank, value in enumerate(row.pop(key, ()))}
         writer.writerow(row | others)
     return out.getvalue()
 
@@ -46,6 +47,6 @@ def _column(metric: str) -> str:
     """The column of what a trainer logged by itself: its name, unless a column of ours has that."""
     return (
         f"metrics.{metric}"
-        if metric in (*_FIRST, *_LAST) or metric.startswith(tuple(f"{what}_" for what in _BY_RANK))
+        if metric in (*_FIRST, *_LAST) or metric.startswith(tuple(f"{what}_" for what in _BY_RANK.values()))
         else metric
     )

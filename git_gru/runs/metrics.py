@@ -12,6 +12,8 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `tokens_per_s` | throughput of all workers together, evaluation and committing not counted |
 | `rates` | tokens per second of each rank while it computed, by rank: what it waited for others is left out |
 | `shares` | samples of a step by rank, from now on |
+| `sent` | bytes that each rank sent to keep the weights together since the last such event, by rank |
+| `waited` | seconds for which each rank stood still meanwhile until they were exchanged, by rank |
 | `val_…` | validation metrics, `val_loss` first |
 | `metrics` | what a user's own trainer logs beside these: an object of numbers |
 | `commit` | the checkpoint commit made of that step |
@@ -37,6 +39,7 @@ from git_gru.runs.incidents import Incident, parse_incident
 VALIDATION_PREFIX = "val_"
 _NUMBERS = ("loss", "lr", "tokens_per_s", "blocked_s")
 _TEXTS = ("commit", "branch", "message")
+_BY_RANK: dict[str, type[float] | type[int]] = {"rates": float, "shares": int, "sent": int, "waited": float}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Event:
     tokens_per_s: float | None = None
     rates: tuple[float, ...] = ()
     shares: tuple[int, ...] = ()
+    sent: tuple[int, ...] = ()
+    waited: tuple[float, ...] = ()
     validation: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
@@ -69,10 +74,9 @@ class Event:
                 line[key] = value
         if self.incident is not None:
             line["incident"] = self.incident.as_json()
-        if self.rates:
-            line["rates"] = list(self.rates)
-        if self.shares:
-            line["shares"] = list(self.shares)
+        for key in _BY_RANK:
+            if values := getattr(self, key):
+                line[key] = list(values)
         if self.metrics:
             line["metrics"] = dict(self.metrics)
         line.update(self.validation)
@@ -87,10 +91,9 @@ def parse_event(line: bytes) -> Event | None:
             return None
         values: dict[str, Any] = {key: float(data[key]) for key in _NUMBERS if key in data}
         values |= {key: str(data[key]) for key in _TEXTS if key in data}
-        if "rates" in data:
-            values["rates"] = tuple(float(rate) for rate in data["rates"])
-        if "shares" in data:
-            values["shares"] = tuple(int(held) for held in data["shares"])
+        for key, kind in _BY_RANK.items():
+            if key in data:
+                values[key] = tuple(kind(value) for value in data[key])
         if "metrics" in data:
             values["metrics"] = {str(key): float(value) for key, value in data["metrics"].items()}
         if "incident" in data:
@@ -104,7 +107,7 @@ def parse_event(line: bytes) -> Event | None:
             },
             **values,
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
         return None
 
 

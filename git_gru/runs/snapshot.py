@@ -1,9 +1,9 @@
 """A run at one moment, as a watcher shows it: made of its record and its events. Free of torch, Git and the terminal."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from git_gru.runs.incidents import Incident
 from git_gru.runs.metrics import Event
@@ -11,6 +11,8 @@ from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
 
 PACE_EVENTS = 20
 """Lines of the log over which the pace is measured that the time left is told by."""
+
+Number = TypeVar("Number", int, float)
 
 Curve = Sequence[tuple[int, float]]
 """(step, value), in the order of the steps."""
@@ -21,7 +23,8 @@ class Snapshot:
     """See the module. Times in seconds; `left` is None when it cannot be told, as `elapsed` goes on while the run does.
 
     After a rollback the curves hold what came after it only. `rates` are the newest tokens per second of each rank while it
-    computed, by rank, and `shares` the samples of a step that it takes; both are empty where nobody tells.
+    computed, by rank, and `shares` the samples of a step that it takes; `sent` and `waited` the bytes that each sent to keep the
+    weights together in the whole run, and the seconds that it waited for them. Empty where nobody tells.
     """
 
     id: str
@@ -39,6 +42,8 @@ class Snapshot:
     tokens_per_s: Curve
     rates: Sequence[float]
     shares: Sequence[int]
+    sent: Sequence[int]
+    waited: Sequence[float]
     checkpoints: Sequence[Checkpoint]
     incidents: Sequence[Incident]
     messages: Sequence[str]
@@ -80,6 +85,8 @@ def snapshot_of(record: RunRecord, events: Sequence[Event], now: float) -> Snaps
         tokens_per_s=_curve(kept, "tokens_per_s"),
         rates=next((event.rates for event in reversed(kept) if event.rates), ()),
         shares=next((event.shares for event in reversed(kept) if event.shares), ()),
+        sent=_sums([event.sent for event in events]),
+        waited=_sums([event.waited for event in events]),
         checkpoints=tuple(made.values()),
         incidents=tuple(event.incident for event in events if event.incident) or record.incidents,
         messages=tuple(event.message for event in events if event.message and not event.incident),
@@ -106,6 +113,11 @@ def _curve(events: Sequence[Event], key: str) -> Curve:
         for event in events
         if not event.rank and (value := getattr(event, key)) is not None
     ]
+
+
+def _sums(by_rank: Iterable[Sequence[Number]]) -> tuple[Number, ...]:
+    """Sums over events, by rank."""
+    return tuple(map(sum, zip(*filter(None, by_rank), strict=False)))
 
 
 def _left(events: Sequence[Event], steps: int) -> float | None:

@@ -8,8 +8,9 @@
 
 What the guard catches ends the run or takes it back to the last checkpoint, and on from there with other data.
 
-Once a step the ranks ask each other whether one of them was told to stop (`job.stop`), so all leave after the same step; the
-last one is then made a checkpoint.
+Where they meet anyway (`SyncStrategy.meets`; with the default strategy at every step) the ranks ask each other whether one of
+them was told to stop (`job.stop`), so all leave after the same step; the last one is then made a checkpoint. The guard's look and
+the log wait for such a step as well: nothing else may hold up workers that go by themselves.
 """
 
 import math
@@ -49,9 +50,13 @@ VALIDATION_BATCH = 64
 
 @dataclass
 class Meter:
-    """Sums between two lines of the log. Of `seconds`, `computing` is what this rank did not spend waiting for others."""
+    """Sums between two lines of the log. Of `seconds`, `computing` is what this rank did not spend waiting for others; `sent` and
+    `waited` are what the strategy had counted at the first line.
+    """
 
     loss: torch.Tensor
+    sent: int
+    waited: float
     terms: int = 0
     steps: int = 0
     seconds: float = 0.0
@@ -75,18 +80,16 @@ class Engine:
             load(network, repo.store(), read_model(repo, name), where=name)
         self._network = network.to(world.device)
         torch.manual_seed(recipe.train.seed + 1 + world.rank)  # dropout differs by rank
-        self._strategy = build_strategy(recipe.sync, self._network, world)
-        self._optimizer = build_optimizer(self._network, recipe.train, world.device)
+        self._strategy = build_strategy(recipe.sync, recipe.train, self._network, world)
+        self._optimization = self._strategy.optimization(recipe.train)
+        self._optimizer = build_optimizer(self._network, self._optimization, world.device)
         self._train: Samples = self._task.samples(job.data, TRAIN, recipe.data)
         self._validation: Samples = self._task.samples(job.data, VALIDATION, recipe.data)
         self._batches = batch_plan(recipe, samples=len(self._train))
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
         self._balance = Balancer(recipe.balance, batch=recipe.train.batch, ranks=world.size, rank=world.rank)
-        self._graded = 0.0
-        if world.size > 1:
-            for parameter in filter(lambda parameter: parameter.requires_grad, self._network.parameters()):
-                parameter.register_post_accumulate_grad_hook(self._note_gradient)  # type: ignore[no-untyped-call]
+        self._met = job.start.step if job.start else 0
         self._heart = Heartbeat(job.heartbeats / str(world.rank))
         self._patience = Patience(recipe.train.patience, _earlier_losses(job, repo))
         self._guard = Guard(
@@ -94,8 +97,10 @@ class Engine:
             self._network,
             self._optimizer,
             world,
+            self._strategy,
             tell=self._tell_incident,
             samples=self._samples,
+            apart=recipe.sync.every if recipe.sync.is_local else 1,
         )
         if job.start is not None:
             self._go_on_from(job.start, repo)
@@ -107,7 +112,8 @@ class Engine:
         with self._heart, step_noted(lambda: step):
             try:
                 if not step:
-                    self._tell(0, validation=self._validate(0))
+                    with self._strategy.consolidated():
+                        self._tell(0, validation=self._validate(0))
             except DivergedError as error:
                 self._guard.recover(error, 0)  # there is nothing to go back to: told, and raised again
             self._guard.keep(step)
@@ -116,25 +122,30 @@ class Engine:
                 self._heart.at(step, Phase.DATA)
                 self._step(step)
                 self._heart.at(step, Phase.UPDATE)
+                last = step == end
+                if not (
+                    last or self._strategy.meets(step) or self._checkpointing(step) or self._evaluating(step)
+                ):
+                    continue
                 stopping = self._world.any(self._job.stop.exists())
                 if stopping and self._world.rank == 0:
                     self._job.stop.touch()  # another node was asked: this one's launcher shall know
                 try:
-                    stopping = self._after_step(step, last=stopping or step == end) or stopping
+                    stopping = self._after_step(step, last=stopping or last) or stopping
+                    self._met = step
                 except DivergedError as error:
-                    step = self._guard.recover(error, step)
+                    step = self._met = self._guard.recover(error, step)
                     self._task.carried = {}  # it comes from the batches that are left out, and may be NaN
                     self._meter = self._fresh_meter()
 
     def _after_step(self, step: int, *, last: bool) -> bool:
-        """What is due after a step: a look by the guard, a line of the log, a validation, a checkpoint.
+        """What is due after a step in which the ranks meet: a look by the guard, a line of the log, a validation, a checkpoint.
 
         Whether that was one checkpoint without progress too many.
         """
-        recipe = self._recipe.train
-        logging = last or step % recipe.log_every == 0
-        checkpointing = last or step % recipe.checkpoint_every == 0
-        evaluating = not checkpointing and recipe.eval_every > 0 and step % recipe.eval_every == 0
+        logging = last or step // self._recipe.train.log_every > self._met // self._recipe.train.log_every
+        checkpointing = last or self._checkpointing(step)
+        evaluating = not checkpointing and self._evaluating(step)
         if self._balance.due(step):
             self._balance.rebalance(self._world.sum(self._balance.measured()))
         if self._guard.due() or logging or checkpointing or evaluating:
@@ -144,7 +155,8 @@ class Engine:
         if checkpointing or evaluating:
             self._heart.at(step, Phase.CHECKPOINT)
         if evaluating:
-            self._tell(step, validation=self._validate(step))
+            with self._strategy.consolidated():
+                self._tell(step, validation=self._validate(step))
         if not checkpointing:
             return False
         self._patience.saw(self._checkpoint(step))
@@ -152,6 +164,12 @@ class Engine:
         if self._patience.is_over and not last and self._recorder is not None:
             self._recorder.event(Event(time=time.time(), step=step, message=f"ends early: {self._patience}"))
         return self._patience.is_over
+
+    def _checkpointing(self, step: int) -> bool:
+        return step % self._recipe.train.checkpoint_every == 0
+
+    def _evaluating(self, step: int) -> bool:
+        return self._recipe.train.eval_every > 0 and step % self._recipe.train.eval_every == 0
 
     def _go_on_from(self, start: Start, repo: Repository) -> None:
         """Brings everything to where it was after a checkpoint."""
@@ -164,31 +182,31 @@ class Engine:
         load(self._network, store, read_model(repo, name), where=name)
         state, where = read_state(repo, start.state), f"the resume state of step {start.step}"
         restored = restore(self._network, self._optimizer, self._world, store, state, where=where)
-        self._task.carried, self._guard.course = restored
+        self._task.carried, self._guard.course = restored.carried, restored.course
+        self._strategy.restore(start.step, restored.sync)
 
     def _step(self, step: int) -> None:
-        start = time.perf_counter()
-        recipe = self._recipe.train
+        start, waited = time.perf_counter(), self._strategy.seconds_waited()
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate(step)
         batch, terms = self._batch(step)
         self._heart.at(step, Phase.COMPUTE)
         loss = self._backward(batch, terms)
-        synchronised = time.perf_counter()
+        self._strategy.after_backward()
         norms = self._guard.gradient_norms()
-        if recipe.clip:
+        if clip := self._optimization.clip:
             whole = torch.linalg.vector_norm(norms)
-            nn.utils.clip_grads_with_norm_(self._network.parameters(), recipe.clip, whole)
+            nn.utils.clip_grads_with_norm_(self._network.parameters(), clip, whole)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        self._strategy.after_step(step)
+        self._strategy.after_step(step, terms, self._batch_terms)
         self._guard.saw(step, loss, terms, norms)
         self._meter.loss += loss  # stays on the device: reading it would wait for a GPU at every step
         self._meter.terms += terms
         self._meter.steps += 1
-        end = time.perf_counter()
-        computing = end - start - (synchronised - (self._graded or synchronised))
-        self._meter.seconds += end - start
+        seconds = time.perf_counter() - start
+        computing = seconds - (self._strategy.seconds_waited() - waited)
+        self._meter.seconds += seconds
         self._meter.computing += computing
         self._balance.took(computing)
 
@@ -206,18 +224,18 @@ class Engine:
         (loss * self._strategy.weight(terms, self._batch_terms)).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
-    def _note_gradient(self, parameter: torch.Tensor) -> None:
-        """Called as each gradient is ready: what the backward pass takes after the last of them is waiting for other ranks."""
-        self._graded = time.perf_counter()
-
     def _log(self, step: int) -> None:
         """Writes the training loss and the throughput since the last such line down."""
         start = time.perf_counter()
         meter, self._meter = self._meter, self._fresh_meter()
-        shares = self._balance.shares
-        rates = [0.0] * self._world.size
-        rates[self._world.rank] = meter.terms / meter.computing
-        loss, terms, *rates = self._world.sum([float(meter.loss), meter.terms, *rates])
+        shares = self._balance.shares if self._world.size > 1 else ()
+        by_rank = torch.zeros(self._world.size, 3, dtype=torch.float64)
+        sent, waited = self._meter.sent - meter.sent, self._meter.waited - meter.waited
+        own = (meter.terms / meter.computing, sent, waited)
+        by_rank[self._world.rank] = torch.tensor(own, dtype=torch.float64)
+        self._world.add_up(by_rank)
+        loss, terms = self._world.sum([float(meter.loss), meter.terms])
+        rates, all_sent, all_waited = by_rank.T.tolist() if self._world.size > 1 else ((), (), ())
         seconds = meter.seconds + time.perf_counter() - start
         if self._recorder is None:
             return
@@ -225,8 +243,8 @@ class Engine:
         self._recorder.event(
             Event(
                 time=time.time(), step=step, loss=loss / terms, lr=self._learning_rate(step),
-                tokens_per_s=rate, rates=tuple(round(own, 1) for own in rates) if len(rates) > 1 else (),
-                shares=shares if len(shares) > 1 else (),
+                tokens_per_s=rate, rates=tuple(round(own, 1) for own in rates), shares=shares,
+                sent=tuple(int(own) for own in all_sent), waited=tuple(round(own, 4) for own in all_waited),
             )
         )  # fmt: skip
 
@@ -239,26 +257,26 @@ class Engine:
         return learning_rate(self._recipe.train, step) * self._guard.course.lr_scale
 
     def _fresh_meter(self) -> Meter:
-        return Meter(torch.zeros((), device=self._world.device))
+        sent, waited = self._strategy.bytes_sent(), self._strategy.seconds_waited()
+        return Meter(torch.zeros((), device=self._world.device), sent, waited)
 
     def _checkpoint(self, step: int) -> float:
         """Has a checkpoint made; its validation loss."""
-        metrics = self._validate(step)
-        ranks = rank_states(self._world, self._task.carried)
-        if self._recorder is not None:
-            network, optimizer, dtype = self._network, self._optimizer, self._recipe.model.dtype
-            course = self._guard.course
-            self._recorder.checkpoint(
-                step,
-                lambda: snapshot(network, dtype),
-                metrics,
-                lambda: capture(network, optimizer, ranks, course, dtype),
-            )
+        network, dtype, course = self._network, self._recipe.model.dtype, self._guard.course
+        ranks = rank_states(network, self._optimizer, self._strategy, self._world, self._task.carried)
+        with self._strategy.consolidated():
+            metrics = self._validate(step)
+            if self._recorder is not None:
+                self._recorder.checkpoint(
+                    step,
+                    lambda: snapshot(network, dtype),
+                    metrics,
+                    lambda: capture(network, ranks, course, dtype),
+                )
         return metrics["val_loss"]
 
     def _validate(self, step: int) -> dict[str, float]:
         """The validation metrics now. Raises `DivergedError` when the loss is no number: such weights are never kept."""
-        self._strategy.consolidate()
         with as_kept(self._network, self._recipe.model.dtype):
             metrics = validate(self._task, self._network, self._validation, self._world)
         if not math.isfinite(loss := metrics["val_loss"]):

@@ -2,7 +2,8 @@
 
 Every step leaves its loss and its gradients' norms in a small buffer on the device; nothing waits for them. Every
 `guard.check_every` steps, and before each validation and checkpoint, `check` reads the buffer, the ranks exchange what
-they saw (one small collective), and all of them judge the same numbers by the same rules, so all come to the same end:
+they saw (one small collective; it waits for a step in which they meet anyway), and all of them judge the same numbers by the
+same rules, so all come to the same end:
 
     NaN or Inf in a loss, a gradient, a weight         →  `DivergedError` at once
     a loss or a gradient norm far off (`judging`)      →  `DivergedError` after `guard.patience` such steps on end
@@ -24,6 +25,7 @@ from git_gru.train.judging import Window
 from git_gru.train.recipe import GuardRecipe
 from git_gru.train.sharding import Indices
 from git_gru.train.state import State
+from git_gru.train.sync import SyncStrategy
 from git_gru.train.world import World
 
 ADVICE = "lower train.lr, or set train.clip"
@@ -39,7 +41,9 @@ class DivergedError(RunDivergedError):
 
 
 class Guard:
-    """One rank's guard. `tell` takes the incidents to write down; `samples(step, rank)` names what a step used."""
+    """One rank's guard. `tell` takes the incidents to write down; `samples(step, rank)` names what a step used; `apart` is the
+    number of steps from one in which the ranks meet to the next.
+    """
 
     def __init__(
         self,
@@ -47,23 +51,27 @@ class Guard:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         world: World,
+        strategy: SyncStrategy,
         *,
         tell: Callable[[Incident], None],
         samples: Callable[[int, int | None], Indices],
+        apart: int = 1,
     ) -> None:
         self.course = Course()
+        self._strategy = strategy
         self._recipe, self._network, self._optimizer, self._world = recipe, network, optimizer, world
         self._tell, self._samples = tell, samples
         self._names, self._parameters = zip(*network.named_parameters(), strict=True)
         self._absent = torch.zeros(1, device=world.device)
-        self._losses = torch.zeros(recipe.check_every, device=world.device)
-        self._norms = torch.zeros(recipe.check_every, len(self._names), device=world.device)
+        room = recipe.check_every + apart - 1
+        self._losses = torch.zeros(room, device=world.device)
+        self._norms = torch.zeros(room, len(self._names), device=world.device)
         self._steps: list[int] = []
         self._terms: list[int] = []
         self._usual_loss, self._usual_norm = Window(recipe.window), Window(recipe.window)
         self._suspect: Incident | None = None
         self._suspicious = 0
-        self._good: tuple[int, State] | None = None
+        self._good: State | None = None
 
     def gradient_norms(self) -> torch.Tensor:
         """The norm of each parameter's gradient, on the device: float32 [parameters]."""
@@ -79,8 +87,8 @@ class Guard:
         self._terms.append(terms)
 
     def due(self) -> bool:
-        """Whether the buffer is full: `check` must come before the next step."""
-        return len(self._steps) == self._recipe.check_every
+        """Whether `check` must come at the next chance."""
+        return len(self._steps) >= self._recipe.check_every
 
     def check(self) -> None:
         """Judges the steps since the last check. Raises `DivergedError`, the same one on every rank."""
@@ -124,7 +132,7 @@ class Guard:
     def keep(self, step: int) -> None:
         """Copies the state after a good checkpoint, if the recipe wants to be able to come back to it."""
         if self._recipe.on_divergence == "rollback":
-            self._good = (step, State.capture(self._network, self._optimizer))
+            self._good = State.capture(step, self._network, self._optimizer, self._strategy)
 
     def recover(self, error: DivergedError, step: int) -> int:
         """Brings everything back to the last good state and returns its step. `step` is the last one done.
@@ -137,8 +145,8 @@ class Guard:
         if self._good is None or course.rollbacks >= recipe.most_rollbacks:
             self._tell(replace(error.incident, action="stop"))
             raise error
-        back, state = self._good
-        state.restore(self._network, self._optimizer)
+        state, back = self._good, self._good.step
+        state.restore(self._network, self._optimizer, self._strategy)
         self._optimizer.zero_grad()
         self.course = Course(
             rollbacks=course.rollbacks + 1,

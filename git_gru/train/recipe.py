@@ -8,9 +8,21 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from git_gru.train.recipe_sync import SyncRecipe
 from git_gru.train.section import RecipeError, Section
 from git_gru.train.section import key as _key
 from git_gru.train.section import required as _required
+
+__all__ = [
+    "TASK_DATA",
+    "DataRecipe",
+    "GuardRecipe",
+    "LaunchRecipe",
+    "ModelRecipe",
+    "Recipe",
+    "SyncRecipe",
+    "TrainRecipe",
+]
 
 TASK_DATA = {
     "language-model": "text",
@@ -204,15 +216,6 @@ class TrainRecipe(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SyncRecipe(Section):
-    """`[sync]`: how workers agree."""
-
-    name: ClassVar[str] = "sync"
-
-    strategy: str = _key("allreduce", "`allreduce`: the mean gradient at every step", choices=("allreduce",))
-
-
-@dataclass(frozen=True, kw_only=True)
 class BalanceRecipe(Section):
     """`[balance]`: how work is shared among workers of unequal speed."""
 
@@ -290,6 +293,14 @@ class Recipe:
         if self.data.stateful and self.balance.mode != "off":
             raise RecipeError(
                 "balance.mode: with data.stateful a worker keeps its rows of the batch, so shares cannot change"
+            )
+        if self.sync.is_local and self.balance.mode != "off":
+            raise RecipeError(
+                f'balance.mode: shares change with sync.strategy = "allreduce" only, not with "{self.sync.strategy}"'
+            )
+        if self.sync.has_warmup and self.sync.warmup >= self.train.steps:
+            raise RecipeError(
+                f"sync.warmup is {self.sync.warmup}, and must be less than train.steps, which is {self.train.steps}"
             )
 
     def as_json(self) -> dict[str, dict[str, Any]]:

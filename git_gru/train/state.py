@@ -1,6 +1,7 @@
 """The state of training in memory: what the guard goes back to.
 
-A *state* is a copy of the network's weights and buffers, of the optimizer's state and of the random states, all on the CPU.
+A *state* is a copy of the network's weights and buffers, of the optimizer's and the strategy's state and of the random states,
+all on the CPU.
 Restoring it puts every tensor's bits back, in place, so that whatever wraps the network (DistributedDataParallel, fused
 optimizers) goes on with the tensors that it knows.
 """
@@ -12,31 +13,42 @@ from typing import Any
 import torch
 from torch import nn
 
+from git_gru.train.sync import SyncState, SyncStrategy
+
 
 @dataclass(frozen=True)
 class State:
-    """A copy; see the module. It costs the memory of the weights and of the optimizer's moments."""
+    """A copy, after `step`; see the module. It costs the memory of the weights and of the optimizer's moments."""
+
+    step: int
 
     network: dict[str, torch.Tensor]
     optimizer: dict[str, Any]
+    sync: SyncState
     random: torch.Tensor
     device_random: torch.Tensor | None
 
     @classmethod
-    def capture(cls, network: nn.Module, optimizer: torch.optim.Optimizer) -> "State":
+    def capture(
+        cls, step: int, network: nn.Module, optimizer: torch.optim.Optimizer, strategy: SyncStrategy
+    ) -> "State":
         """Copies everything as it is now."""
         device = next(network.parameters()).device
+        sync = strategy.state()
         return cls(
+            step=step,
             network={name: _copied(tensor) for name, tensor in network.state_dict().items()},
             optimizer=_copied(optimizer.state_dict()),
+            sync=SyncState(shared=_copied(dict(sync.shared)), own=_copied(dict(sync.own))),
             random=torch.get_rng_state(),
             device_random=torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         )
 
-    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Makes `network`, `optimizer` and the random states what they were; the state can be restored again."""
+    def restore(self, network: nn.Module, optimizer: torch.optim.Optimizer, strategy: SyncStrategy) -> None:
+        """Makes all of them and the random states what they were; the state can be restored again."""
         network.load_state_dict(self.network)
         optimizer.load_state_dict(copy.deepcopy(self.optimizer))  # it may keep the very tensors it is given
+        strategy.restore(self.step, self.sync)
         torch.set_rng_state(self.random)
         if self.device_random is not None:
             torch.cuda.set_rng_state(self.device_random, next(network.parameters()).device)

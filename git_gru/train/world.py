@@ -56,6 +56,15 @@ class World:
         parts = self._gather_equal(padded)
         return [part[: math.prod(shape)].reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
+    def collect(self, values: torch.Tensor) -> list[torch.Tensor]:
+        """`values` (of one dtype and shape on all ranks) of every rank, on the CPU of rank 0; an empty list elsewhere."""
+        own = values.detach().cpu().contiguous()
+        if self.control is None or self.size == 1:
+            return [own]
+        parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else []
+        dist.gather(own, parts or None, group=self.control)
+        return parts
+
     def _gather_equal(self, values: torch.Tensor) -> list[torch.Tensor]:
         parts = [torch.empty_like(values) for _ in range(self.size)]
         dist.all_gather(parts, values, group=self.control)

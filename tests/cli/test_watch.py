@@ -105,6 +105,25 @@ def test_everything_is_told_at_usual_sizes(width: int, height: int) -> None:
     assert "1:20 gone, 0:40 left" in text
 
 
+def test_what_each_worker_sent_and_waited_is_told() -> None:
+    told = Event(
+        time=172,
+        step=61,
+        tokens_per_s=9e3,
+        rates=(5e3, 2e3),
+        shares=(8, 8),
+        sent=(3_400_000, 1700),
+        waited=(0.25, 65.0),
+    )
+    for width in (60, WIDE):
+        shown = screen(snapshot_of(RECORD, [*EVENTS, told], 180.0), width, 40)
+        text = [line.plain.split() for line in shown]
+        (first,) = [words for words in text if "3.4" in words]
+        (second,) = [words for words in text if "1:05" in words]
+        assert first[-4:] == ["5,000", "3.4", "MB", "0:00"]
+        assert second[-4:] == ["2,000", "1.7", "kB", "1:05"]
+
+
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (0, 59.6, 3600, 3725)] == ["0:00", "1:00", "1:00:00", "1:02:05"]
 

@@ -35,6 +35,15 @@ def test_csv() -> None:
     assert metrics_csv([]).count("\n") == 1
 
 
+def test_columns_by_rank() -> None:
+    event = Event(time=1.0, step=2, rates=(3.0, 4.0), shares=(7, 9), sent=(5, 6), waited=(0.5, 0.25))
+    assert metrics_csv([event]).splitlines() == [
+        "time,step,rank,loss,lr,tokens_per_s,rate_0,rate_1,share_0,share_1,sent_0,sent_1,waited_0,waited_1,"
+        "commit,branch,blocked_s,incident,message",
+        "1.0,2,0,,,,3.0,4.0,7,9,5,6,0.5,0.25,,,,,",
+    ]
+
+
 def test_json() -> None:
     found = metrics_json(EVENTS)
     assert found[0] == {"rank": 0, "time": 10.0, "step": 0, "val_loss": 5.5}

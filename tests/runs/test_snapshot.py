@@ -69,3 +69,10 @@ def test_rates_by_rank() -> None:
     snapshot = snapshot_of(record(), [logged(10), other], now=110.0)
     assert snapshot.rates == (30.0, 20.0)
     assert snapshot.tokens_per_s == [(10, 50.0)]
+    assert snapshot.sent == snapshot.waited == ()
+
+
+def test_bytes_and_waiting_are_summed_by_rank() -> None:
+    events = [Event(time=n, step=n, rates=(1.0, 1.0), sent=(5, 7), waited=(0.5, n)) for n in (10, 20)]
+    snapshot = snapshot_of(record(), [logged(5), *events], now=110.0)
+    assert (snapshot.sent, snapshot.waited) == ((10, 14), (1.0, 30.0))

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo
 import torch.distributed
 
 import git_gru.train.recorder
@@ -60,6 +61,7 @@ def main() -> None:
 
 assert git_gru.train.recorder
 assert torch.distributed.is_available()
+assert torch._dynamo  # DistributedDataParallel imports it, which takes seconds
 
 if __name__ == "__main__":
     main()

@@ -10,7 +10,8 @@ from torch import nn
 
 from git_gru.runs.incidents import Incident
 from git_gru.train.guard import DivergedError, Guard
-from git_gru.train.recipe import GuardRecipe
+from git_gru.train.recipe import GuardRecipe, SyncRecipe, TrainRecipe
+from git_gru.train.sync import build_strategy
 from git_gru.train.world import World
 
 NAN, INF = float("nan"), float("inf")
@@ -29,7 +30,7 @@ class TwoRanks(World):
 class Bench:
     """A guard around a small network, and what it told."""
 
-    def __init__(self, world: World | None = None, **keys: Any) -> None:
+    def __init__(self, world: World | None = None, *, apart: int = 1, **keys: Any) -> None:
         torch.manual_seed(0)
         self.network = nn.Linear(3, 2)
         self.optimizer = torch.optim.AdamW(self.network.parameters(), lr=0.1)
@@ -39,8 +40,10 @@ class Bench:
             self.network,
             self.optimizer,
             world or World.alone(),
+            build_strategy(SyncRecipe(), TrainRecipe(), self.network, World.alone()),
             tell=self.told.append,
             samples=lambda step, rank: np.arange(step * 10 + (rank or 0), step * 10 + 4),
+            apart=apart,
         )
         self.step = 0
 
@@ -70,6 +73,15 @@ def test_a_nan_loss_is_told_with_step_samples_and_norms() -> None:
     assert incident.gradient_norms == {
         "weight": pytest.approx(6**0.5), "bias": pytest.approx(2**0.5)
     }  # fmt: skip
+
+
+def test_it_waits_for_ranks_that_are_apart() -> None:
+    bench = Bench(apart=4)
+    check, bench.guard.check = bench.guard.check, lambda: None  # type: ignore[method-assign]
+    bench.take(1.0, 1.0, 1.0, NAN, 1.0, 1.0, 1.0, 1.0)
+    assert bench.guard.due()
+    incident = bench.incident(check)
+    assert (incident.kind, incident.step) == ("loss", 4)
 
 
 def test_the_rank_of_a_nan_loss_is_told() -> None:

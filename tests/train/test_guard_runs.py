@@ -86,6 +86,18 @@ def test_a_batch_that_makes_the_loss_nan_is_left_out(project: Any, job: Callable
     assert infos[2].metrics["val_loss"] < infos[0].metrics["val_loss"]
 
 
+def test_a_rollback_takes_the_outer_optimizer_back(project: Any, job: Callable[..., Job]) -> None:
+    """The NaN of step 5 has reached anchor and momentum when it is noticed: the end of a round comes first."""
+    diloco = ("sync.strategy=diloco", "sync.warmup=1", "sync.every=4")
+    planned = job("train.steps=9", "guard.on_divergence=rollback", *diloco)
+    taken = train(project, planned, lambda n, loss: loss * float("nan") if n == 5 else loss)
+    assert len(taken) == 11
+    events = parse_events(planned.events.read_bytes())
+    (incident,) = [event.incident for event in events if event.incident]
+    assert (incident.kind, incident.step, incident.back_to) == ("loss", 5, 3)
+    assert [event.step for event in events if event.commit] == [3, 6, 9]
+
+
 def test_a_carried_state_that_is_nan_is_not_carried_over_a_rollback(
     project: Any, job: Callable[..., Job], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,6 +76,49 @@ def test_a_table_must_be_a_table() -> None:
         parse_recipe(b"train = 3\n" + LEAST, where="gru.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            'strategy = "diloco"\ncompress = "topk"',
+            'sync.compress = "topk" does not fit sync.strategy = "diloco", which takes "none", "fp16" or "int8"',
+        ),
+        (
+            'strategy = "local-sgd"\ncompress = "int8"',
+            'sync.compress = "int8" does not fit sync.strategy = "local-sgd", which takes "none"',
+        ),
+        (
+            'strategy = "diloco"\nwarmup = 1000',
+            "sync.warmup is 1000, and must be less than train.steps, which is 1000",
+        ),
+        (
+            'compress = "topk"\nwarmup = 2000',
+            "sync.warmup is 2000, and must be less than train.steps, which is 1000",
+        ),
+        ("every = 20", 'sync.every is for sync.strategy = "local-sgd" or "diloco", and it is "allreduce"'),
+        ('compress = "int8"\ndensity = 0.1', 'sync.density is for sync.compress = "topk", and it is "int8"'),
+        (
+            'strategy = "local-sgd"\nouter_lr = 1.0',
+            'sync.outer_lr is for sync.strategy = "diloco", and it is "local-sgd"',
+        ),
+        (
+            'strategy = "diloco"\nevery = 4\nfragments = 5',
+            "sync.fragments is 5, and a round has only 4 steps (sync.every)",
+        ),
+        (
+            'strategy = "diloco"\nevery = 10\nfragments = 2\noverlap = 5',
+            "sync.overlap is 5, and must be less than sync.every / sync.fragments (10 / 2), after which the next part goes out",
+        ),
+    ],
+)
+def test_synchronisation_that_does_not_fit(text: str, message: str) -> None:
+    assert str(error_of(f"[sync]\n{text}")) == f"gru.toml: {message}"
+
+
+def test_a_warmup_that_nothing_uses_may_be_longer_than_the_run() -> None:
+    assert parse("[train]\nsteps = 3").sync.warmup == 100
+
+
 def test_not_utf_8() -> None:
     with pytest.raises(RecipeError, match=r"gru\.toml: is not UTF-8 text: byte 1 is 0xff"):
         parse_recipe(b"#\xff", where="gru.toml")

@@ -22,7 +22,8 @@ class Training:
     def __init__(self, optimizer: str, dtype: str = "fp32", seed: int = 1) -> None:
         from git_gru.train.architecture import architecture_of
         from git_gru.train.engine import build_optimizer
-        from git_gru.train.recipe import ModelRecipe, TrainRecipe
+        from git_gru.train.recipe import ModelRecipe, SyncRecipe, TrainRecipe
+        from git_gru.train.sync import build_strategy
         from git_gru.train.tasks import task_of
         from git_gru.train.world import World
 
@@ -32,6 +33,7 @@ class Training:
         self.network = self.task.build(dropout=0.4)
         recipe = TrainRecipe(optimizer=optimizer, lr=0.05)
         self.optimizer = build_optimizer(self.network, recipe, self.world.device)
+        self.strategy = build_strategy(SyncRecipe(), recipe, self.network, self.world)
 
     def train(self, first: int, last: int) -> None:
         for step in range(first, last + 1):
@@ -41,13 +43,16 @@ class Training:
             self.optimizer.step()
             self.optimizer.zero_grad()
 
+    def ranks(self) -> dict[str, Any]:
+        from git_gru.train.resume import rank_states
+
+        return rank_states(self.network, self.optimizer, self.strategy, self.world, self.task.carried)
+
     def keep(self, store: Store) -> tuple[Any, Any]:
-        from git_gru.train.resume import capture, rank_states
+        from git_gru.train.resume import capture
         from git_gru.train.weights import snapshot
 
-        state = capture(
-            self.network, self.optimizer, rank_states(self.world, self.task.carried), COURSE, self.dtype
-        )
+        state = capture(self.network, self.ranks(), COURSE, self.dtype)
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
@@ -55,8 +60,9 @@ class Training:
         from git_gru.train.weights import load
 
         load(self.network, store, weights, where="m")
-        self.task.carried, course = restore(self.network, self.optimizer, self.world, store, state, where="s")
-        assert course == COURSE
+        restored = restore(self.network, self.optimizer, self.world, store, state, where="s")
+        self.task.carried = restored.carried
+        assert restored.course == COURSE
 
     def weights(self) -> list[bytes]:
         return [tensor.numpy().tobytes() for tensor in self.network.state_dict().values()]
@@ -78,11 +84,11 @@ def test_it_goes_on_bit_for_bit(optimizer: str, dtype: str, tmp_path: Path) -> N
 
 
 def test_a_state_is_a_copy(tmp_path: Path) -> None:
-    from git_gru.train.resume import capture, rank_states
+    from git_gru.train.resume import capture
 
     training = Training("adamw")
     training.train(1, 2)
-    taken = capture(training.network, training.optimizer, rank_states(training.world, {}), COURSE, "fp32")
+    taken = capture(training.network, training.ranks(), COURSE, "fp32")
     before = [bytes(data) for *_, data in taken]
     training.train(3, 4)
     assert [bytes(data) for *_, data in taken] == before
@@ -92,12 +98,12 @@ def test_a_state_is_a_copy(tmp_path: Path) -> None:
 
 
 def test_the_state_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
-    from git_gru.train.resume import ResumeError, capture, rank_states, restore
+    from git_gru.train.resume import ResumeError, capture, restore
 
     store = Store.open(tmp_path)
     training = Training("adamw")
-    random = rank_states(training.world, {})
-    random["random.1.cpu"] = random["random.0.cpu"]
-    state = ingest_tensors(store, capture(training.network, training.optimizer, random, COURSE, "fp32"), {})
+    ranks = training.ranks()
+    ranks["random.1.cpu"] = ranks["random.0.cpu"]
+    state = ingest_tensors(store, capture(training.network, ranks, COURSE, "fp32"), {})
     with pytest.raises(ResumeError, match="the state of 2 workers, and the run has 1"):
         restore(training.network, training.optimizer, training.world, store, state, where="it")

@@ -18,6 +18,7 @@ import pytest
 from git_gru.git.revisions import models_at
 from git_gru.git.run_refs import write_record
 from git_gru.git.run_states import read_state, read_states
+from git_gru.runs.metrics import parse_events
 from git_gru.runs.record import RunState
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.store.restore import restore
@@ -79,8 +80,8 @@ class Course:
         self.project, self.forks, self.size = project, forks, size
         self.repo = project.work.repository
 
-    def begin(self) -> Plan:
-        plan = make_plan(self.repo, Request(overrides=OPTIONS, nproc=self.size))
+    def begin(self, *options: str) -> Plan:
+        plan = make_plan(self.repo, Request(overrides=options or OPTIONS, nproc=self.size))
         write_record(self.repo, first_record(plan), b"", {})
         return plan
 
@@ -146,6 +147,37 @@ def test_kills_at_any_moment_change_nothing(project: Any, forks: Forks, size: in
         course.check_pair(plan)
     assert ends == [0] * size
     assert course.digests(course.commits(plan)) == expected
+
+
+@pytest.mark.parametrize(
+    "sync",
+    [
+        ("strategy=local-sgd", "warmup=3", "every=4"),
+        ("strategy=diloco", "warmup=2", "every=6", "fragments=2", "overlap=2", "compress=int8"),
+        ("compress=int8",),
+        ("compress=powersgd", "rank=1", "warmup=5"),
+    ],
+    ids=lambda sync: "-".join(sync[:1]).partition("=")[2],
+)
+def test_a_strategy_goes_on_where_it_was(project: Any, forks: Forks, sync: tuple[str, ...]) -> None:
+    """Stopped in the middle of a round, too: every rank has its own weights, optimizer, and what is owed or under way."""
+    course = Course(project, forks, 2)
+    options = (*OPTIONS, "train.steps=14", *(f"sync.{key}" for key in sync))
+    whole, plan = course.begin(*options), course.begin(*options)
+    pids = course.work(whole)
+    pids += forks.start(replace(job_of(course.repo, plan), until=9).write(), 2)
+    assert [forks.wait(pid) for pid in pids] == [0] * 4
+    resumed = plan_resume(course.repo, plan.run)
+    assert resumed.start is not None
+    assert resumed.start.step == 9
+    assert [forks.wait(pid) for pid in course.work(resumed)] == [0, 0]
+    *stopped_at, last = course.digests(course.commits(resumed))
+    expected = course.digests(course.commits(whole))
+    assert [*stopped_at[:4], *stopped_at[5:], last] == expected
+    log = (job_of(course.repo, resumed).folder / "metrics.jsonl").read_bytes()
+    (*_, told) = [event for event in parse_events(log) if event.loss is not None]
+    assert len(told.sent) == len(told.waited) == 2
+    assert min(told.sent) > 0
 
 
 def test_a_killed_launcher_is_resumed(project: Any, forks: Forks, waiting: Any) -> None:

@@ -1,0 +1,98 @@
+"""The recipe's section `[sync]`: how workers agree on the weights. What the values mean: `git_gru.train.sync`."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import ClassVar
+
+from git_gru.train.section import RecipeError, Section, one_of
+from git_gru.train.section import key as _key
+
+COMPRESSORS = {
+    "allreduce": ("none", "fp16", "int8", "powersgd", "topk"),
+    "local-sgd": ("none",),
+    "diloco": ("none", "fp16", "int8"),
+}
+"""What `sync.compress` may be, by `sync.strategy`."""
+
+_MEANT_FOR = {
+    "density": ("compress", ("topk",)),
+    "rank": ("compress", ("powersgd",)),
+    "every": ("strategy", ("local-sgd", "diloco")),
+    "outer_lr": ("strategy", ("diloco",)),
+    "outer_momentum": ("strategy", ("diloco",)),
+    "fragments": ("strategy", ("diloco",)),
+    "overlap": ("strategy", ("diloco",)),
+}
+"""Keys of `[sync]` that have a meaning only where another key has one of some values."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SyncRecipe(Section):
+    """`[sync]`: how workers agree."""
+
+    name: ClassVar[str] = "sync"
+
+    strategy: str = _key(
+        "allreduce",
+        "`allreduce`: the mean gradient at every step; `local-sgd`: every worker by itself, and the mean of the weights every "
+        "`every` steps; `diloco`: as that, with an optimizer of its own for what a round changed",
+        choices=tuple(COMPRESSORS),
+    )
+    compress: str = _key(
+        "none",
+        "what is sent: `fp16`, `int8` (with error feedback), `powersgd` (low rank), `topk` (the largest)",
+        choices=("none", "fp16", "int8", "powersgd", "topk"),
+    )
+    warmup: int = _key(
+        100,
+        "local-sgd, diloco, powersgd: steps at the start with exact gradients at every step; topk: steps in which the density "
+        "falls",
+        least=0,
+    )
+    every: int = _key(50, "local-sgd, diloco: steps of a round", least=1)
+    density: float = _key(0.001, "topk: share of the gradients that is sent", above=0, most=1)
+    rank: int = _key(4, "powersgd: rank that a matrix of gradients is approximated by", least=1, most=1024)
+    outer_lr: float = _key(0.7, "diloco: learning rate of the outer optimizer", above=0)
+    outer_momentum: float = _key(0.9, "diloco: its momentum (Nesterov)", least=0, below=1)
+    fragments: int = _key(
+        1, "diloco: parts of the weights that are exchanged in turn, evenly over a round", least=1, most=4096
+    )
+    overlap: int = _key(
+        0, "diloco: steps that go on while a part is being exchanged; 0 waits for it", least=0
+    )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether workers take steps by themselves."""
+        return self.strategy in ("local-sgd", "diloco")
+
+    @property
+    def has_warmup(self) -> bool:
+        """Whether `warmup` has a meaning."""
+        return self.is_local or self.compress in ("powersgd", "topk")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.compress not in (fitting := COMPRESSORS[self.strategy]):
+            raise RecipeError(
+                f'sync.compress = "{self.compress}" does not fit sync.strategy = "{self.strategy}", which takes {one_of(fitting)}'
+            )
+        self._check_unused()
+        if self.fragments > self.every:
+            raise RecipeError(
+                f"sync.fragments is {self.fragments}, and a round has only {self.every} steps (sync.every)"
+            )
+        if self.overlap and self.overlap * self.fragments >= self.every:
+            raise RecipeError(
+                f"sync.overlap is {self.overlap}, and must be less than sync.every / sync.fragments "
+                f"({self.every} / {self.fragments}), after which the next part goes out"
+            )
+
+    def _check_unused(self) -> None:
+        """Refuses keys that are set and have no meaning here."""
+        for item in dataclasses.fields(self):
+            key, wanted = _MEANT_FOR.get(item.name, ("", ()))
+            if wanted and getattr(self, item.name) != item.default and getattr(self, key) not in wanted:
+                raise RecipeError(
+                    f'sync.{item.name} is for sync.{key} = {one_of(wanted)}, and it is "{getattr(self, key)}"'
+                )
