@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
-from git_gru.errors import GruError, InputError
+from git_gru.errors import GruError, InputError, MachineError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at
 from git_gru.git.run_control import sweep_runs
@@ -123,7 +123,12 @@ class Run:
                 raise InputError(
                     f"git-gru does not track {self.path!r} in this repository", hint=track_hint(self.path)
                 )
-            self._open(repo, begun)
+            try:
+                self._open(repo, begun)
+            except OSError as error:
+                raise MachineError(
+                    f"the run cannot be written into {repo.gru_dir}: {error.strerror or error}"
+                ) from error
         return self
 
     def _open(self, repo: Repository, begun: Beginning) -> None:

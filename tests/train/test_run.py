@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 import git_gru
-from git_gru.errors import InputError
+from git_gru.errors import InputError, MachineError
 from git_gru.git.run_refs import read_record, run_ids
 from git_gru.runs.record import RunState
 from git_gru.runs.trailers import parse_checkpoint
@@ -344,6 +344,15 @@ def test_what_cannot_be(place: Any) -> None:
         assert "val_accuracy" in (caught.value.hint or "")
     assert place.git("show", f"{run.branch}:train.py") == "print(1)\n"
     assert place.status() == " M train.py\n"
+
+
+def test_a_repository_that_cannot_be_written(place: Any, read_only: Any) -> None:
+    view = read_only(place.path)
+    with (
+        pytest.raises(MachineError, match="cannot be written into .*Read-only"),
+        git_gru.Run(MODEL, repository=view),
+    ):
+        pass
 
 
 def test_only_rank_0_writes(place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
