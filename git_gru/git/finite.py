@@ -8,6 +8,7 @@ commit already, and is not noticed when it is committed once more.
 """
 
 from git_gru.formats.dtypes import dtype_of
+from git_gru.store.codec import is_nonfinite_top
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
 
@@ -28,8 +29,7 @@ def nonfinite_tensors(store: Store, manifest: Manifest, before: Manifest | None)
 
 def _is_bad(store: Store, id: str, dtype: str) -> bool:
     if dtype != "F64" and (plane := store.top_plane(id)) is not None:
-        top = bytes(plane)
-        return any(byte in top for byte in dtype_of(dtype).nonfinite_tops)
+        return is_nonfinite_top(plane, dtype)
     import numpy as np  # late: few models need it, and the commit waits for this
 
     from git_gru.tensors.arrays import BLOCK, layout_of

@@ -73,11 +73,13 @@ def may_be_nonfinite(planes: Sequence[Buffer], dtype: str) -> bool:
     """Whether a chunk with these planes may hold a NaN or an infinity: exact for all floats but F64, of which the largest
     numbers count too. A search for a byte, which costs next to nothing.
     """
-    kind = dtype_of(dtype)
-    if not kind.rotated or len(planes) != kind.coded_width:
-        return False
-    top = bytes(planes[-1])
-    return any(byte in top for byte in kind.nonfinite_tops)
+    return len(planes) == dtype_of(dtype).coded_width and is_nonfinite_top(planes[-1], dtype)
+
+
+def is_nonfinite_top(plane: Buffer, dtype: str) -> bool:
+    """Whether a top plane has a byte that a NaN or an infinity may have."""
+    top = bytes(plane) if isinstance(plane, memoryview) else plane  # which would compare byte by byte
+    return any(byte in top for byte in dtype_of(dtype).nonfinite_tops)
 
 
 def encode_delta(data: Buffer, base: Buffer, base_id: str, dtype: str) -> list[Buffer]:

@@ -8,6 +8,7 @@ A rank's *share* of a mean is its share of the terms of the steps since: known w
 Steps of a round are counted from the end of the warm-up, so a round's end follows from the step's number.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,8 +54,8 @@ class Tally:
         self.local, self.whole = (int(number) for number in kept)
 
 
-class LocalSteps:
-    """The common part. A strategy adds `_begin` and `_local_step`, and to the state what it keeps beside."""
+class LocalSteps(ABC):
+    """The common part. A strategy adds `_local_step`, maybe `_begin` and `_settle`, and to the state what it keeps beside."""
 
     def __init__(self, recipe: SyncRecipe, network: nn.Module, world: World) -> None:
         self._recipe, self._network = recipe, network
@@ -141,12 +142,12 @@ class LocalSteps:
         """In the warm-up and in the meetings."""
         return self._together.seconds_waited() + self._wire.waited
 
-    def _begin(self) -> None:
+    def _begin(self) -> None:  # noqa: B027 (for those who need it)
         """The warm-up is over: all ranks have the same weights."""
 
+    @abstractmethod
     def _local_step(self, number: int, local: int, whole: int) -> None:
         """The local step `number`, from 1, is done."""
-        raise NotImplementedError
 
-    def _settle(self) -> None:
+    def _settle(self) -> None:  # noqa: B027 (for those who need it)
         """Waits for what is under way."""
