@@ -11,12 +11,13 @@ from pathlib import Path
 from git_gru.errors import StoreError
 from git_gru.git.git_remote import GitRemote, Tell
 from git_gru.git.run import Environment
+from git_gru.store.bare import read_ref
 from git_gru.store.objects import Objects
 from git_gru.store.pack_reader import REPAIR, ObjectDamagedError
 from git_gru.store.packs import KINDS, Entry, Kind, PackWriter, make_entry
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.remote import NOT_OURS, RemoteError
-from git_gru.store.store import REF, Store, read_ref
+from git_gru.store.store import REF, Store
 from git_gru.store.trees import TREE_MODE, model_blobs, parse_tree, root_of
 
 _UPPER_DEPTH = 2

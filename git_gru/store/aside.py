@@ -9,11 +9,12 @@ import os
 from pathlib import Path
 
 from git_gru.errors import StoreError
+from git_gru.store.bare import run_git
 from git_gru.store.locking import one_at_a_time
 from git_gru.store.open_files import OpenFiles
 from git_gru.store.pack_reader import UNREADABLE, Pack
 from git_gru.store.packs import KIND_NAMES, PackWriter, make_entry, sync_folder
-from git_gru.store.store import Store, run_git
+from git_gru.store.store import Store
 from git_gru.store.verify import pack_findings
 
 

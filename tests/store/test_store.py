@@ -14,9 +14,10 @@ import pytest
 from git_gru.errors import GruError, StoreError
 from git_gru.ids import digest
 from git_gru.store import store as store_module
+from git_gru.store.bare import run_git
 from git_gru.store.ingest import describe, ingest
 from git_gru.store.manifest import Manifest
-from git_gru.store.store import REF, ChunkMissingError, ModelMissingError, Store, run_git
+from git_gru.store.store import REF, ChunkMissingError, ModelMissingError, Store
 from git_gru.store.trees import StoreTree
 
 Add = Callable[..., Manifest]
