@@ -64,8 +64,7 @@ from git_gru.train.resuming import resume
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
     nnodes: int | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
-    allow_dirty: bool,
-    overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
+    allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
     """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.

@@ -18,7 +18,7 @@ from git_gru.errors import InputError
 from git_gru.git.collecting import collection_rules, parse_duration, plan_collection, run_collection
 from git_gru.git.history import model_history
 from git_gru.git.repository import Repository
-from git_gru.git.run import LOCAL_VARIABLES, child_environment
+from git_gru.git.run import start_apart
 from git_gru.store.collect import Collected
 from git_gru.store.pack_reader import Pack
 from git_gru.store.repack import RepackReport, repack
@@ -83,7 +83,7 @@ def start_if_due(repo: Repository, store: Store, program: Sequence[str]) -> bool
     if not Upkeep(store.lookup).claim(settings.interval) or not settings.enabled:
         return False
     with _log(store) as log:
-        _start(repo, program, log)
+        start_apart(program, cwd=repo.common_dir, log=log)
     return True
 
 
@@ -140,18 +140,3 @@ def _log(store: Store) -> Iterator[IO[bytes]]:
         path.replace(path.with_suffix(".log.old"))
     with path.open("ab") as log:
         yield log
-
-
-def _start(repo: Repository, program: Sequence[str], log: IO[bytes]) -> None:
-    import subprocess
-
-    # Apart from whoever started it: no terminal, none of Git's pipes, no variable that ties it to a git command under way.
-    subprocess.Popen(
-        program,
-        cwd=repo.common_dir,
-        env=child_environment(LOCAL_VARIABLES),
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )

@@ -8,9 +8,9 @@ The child inherits this process's environment; `env` adds to it, and a value of 
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from git_gru.errors import GruError, MachineError
 
@@ -75,6 +75,23 @@ def child_environment(changes: Environment | None = None) -> dict[str, str]:
         else:
             environment[name] = value
     return environment
+
+
+def start_apart(program: Sequence[str], *, cwd: Path, log: IO[bytes]) -> "subprocess.Popen[bytes]":
+    """Starts a program that outlives whoever started it: no terminal, none of Git's pipes, no variable that ties it to a git
+    command under way. What it prints goes to `log`.
+    """
+    import subprocess
+
+    return subprocess.Popen(
+        program,
+        cwd=cwd,
+        env=child_environment(LOCAL_VARIABLES),
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        start_new_session=True,
+    )
 
 
 def is_running(process: int) -> bool:

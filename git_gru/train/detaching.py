@@ -12,7 +12,7 @@ from typing import IO
 
 from git_gru.errors import GruError
 from git_gru.git.repository import Repository
-from git_gru.git.run import LOCAL_VARIABLES, child_environment
+from git_gru.git.run import start_apart
 from git_gru.git.run_control import forget_run
 from git_gru.git.run_folders import LAUNCHER_LOG, run_folder
 from git_gru.git.run_refs import read_record, write_record
@@ -57,15 +57,7 @@ def detach_run(
     folder = run_folder(repo, run)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / LAUNCHER_LOG, "w+b") as log:
-        process = subprocess.Popen(
-            [*program, run, *options],
-            cwd=repo.top,
-            env=child_environment(LOCAL_VARIABLES),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+        process = start_apart([*program, run, *options], cwd=repo.top, log=log)
         try:
             return _begun(repo, run, process, log)
         except BaseException:
