@@ -4,12 +4,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from git_gru.errors import InputError
-from git_gru.git import hooks
+from git_gru.git.pre_commit import pre_commit
 from git_gru.git.repository import Repository
 
 
 def _pre_commit(repo: Repository, arguments: Sequence[str]) -> None:
-    hooks.pre_commit(repo)
+    pre_commit(repo)
 
 
 def _pre_push(repo: Repository, arguments: Sequence[str]) -> None:
