@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from git_gru.errors import MachineError
 from git_gru.ids import Buffer
+from git_gru.store.flushing import FlushAhead
 
 Kind = Literal["commit", "tree", "blob", "tag"]
 KINDS: dict[Kind, int] = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
@@ -123,6 +124,7 @@ class PackWriter:
             self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 - closed by finish or abandon
         except OSError as error:
             raise no_room(error, folder) from error
+        self._ahead = FlushAhead(self._file.fileno())
         try:
             self._put(_pack_header(expected))
         except BaseException:
@@ -196,6 +198,7 @@ class PackWriter:
 
     def abandon(self) -> None:
         """Throws the unfinished pack away."""
+        self._ahead.stop()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
         self._index.unlink(missing_ok=True)
@@ -203,6 +206,7 @@ class PackWriter:
     def _publish(self, promised: bool) -> Path:
         checksum = self.checksum()
         self._put(checksum)
+        self._ahead.wait()
         os.fsync(self._file.fileno())
         self._file.close()
         final = self.folder / f"pack-{checksum.hex()}.pack"
@@ -227,6 +231,7 @@ class PackWriter:
             except OSError as error:
                 raise no_room(error, self.folder) from error
             view = view[written:]
+        self._ahead.wrote(len(data))
         self._offset += len(data)
         self._sha.update(data)
 
