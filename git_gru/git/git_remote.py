@@ -19,6 +19,7 @@ import functools
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -112,6 +113,9 @@ class GitRemote:
         self._ref = f"refs/gru/remotes/{_component(name, url)}"
         self._was_read = False
         self._is_direct = True
+        self._talk: UploadPack | None = None
+        self._open = contextlib.ExitStack()
+        weakref.finalize(self, self._open.close)
 
     def look(self) -> bytes | None:
         """As `Remote.look`."""
@@ -184,17 +188,21 @@ class GitRemote:
     def _directly(self, ask: Callable[[UploadPack], None]) -> bool:
         """Whether `ask` got all that it asks for from the hub's upload-pack itself; what did not come is left to `git fetch`.
 
-        Tried only where Git has just read the state: it has decided by then whether this address may be used.
+        Tried only where Git has just read the state: it has decided by then whether this address may be used. The conversation
+        lasts as long as this object, or to its first error.
         """
-        server = self._server if self._was_read and self._is_direct else None
-        if server is None:
+        if not (self._was_read and self._is_direct and self._server is not None):
             return False
-        git = ("git", "--git-dir", str(self._store.repository), *_QUICK, *self._as_remote())
         try:
-            with upload_pack(git, *server, self._environment) as talk:
-                ask(talk)
-        except IncomingError:
-            self._is_direct = False
+            if self._talk is None:
+                git = ("git", "--git-dir", str(self._store.repository), *_QUICK, *self._as_remote())
+                self._talk = self._open.enter_context(upload_pack(git, *self._server, self._environment))
+            ask(self._talk)
+        except BaseException as error:
+            self._open.close()
+            self._is_direct, self._talk = False, None
+            if not isinstance(error, IncomingError):
+                raise
         return self._is_direct
 
     @functools.cached_property
@@ -224,20 +232,13 @@ class GitRemote:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()
         if not names:
             return
-        status, said = self._fetch(
-            *(filter, "--stdin"),
-            settings=("-c", "fetch.negotiationAlgorithm=noop"),
-            input=names,
-        )
+        alone = ("-c", "fetch.negotiationAlgorithm=noop")
+        status, said = self._fetch(filter, "--stdin", settings=alone, input=names)
         if status != 0:
             raise self._error("does not give what it should have", said)
 
     def _fetch(
-        self,
-        *options: str,
-        wanted: Sequence[str] = (),
-        settings: Sequence[str] = (),
-        input: bytes = b"",
+        self, *options: str, wanted: Sequence[str] = (), settings: Sequence[str] = (), input: bytes = b""
     ) -> tuple[int, str]:
         promised = ("-c", "remote.gru.promisor=true", "-c", "remote.gru.partialclonefilter=blob:none")
         return self._git(

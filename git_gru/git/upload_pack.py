@@ -66,10 +66,8 @@ def upload_pack(
     with process:
         try:
             yield UploadPack(requests, answers)
-        except BaseException:
-            process.terminate()
-            raise
         finally:
+            process.terminate()  # it waits for a request, or is in the middle of an answer that nobody wants
             for pipe in (requests, answers):
                 with contextlib.suppress(BrokenPipeError):
                     pipe.close()

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -253,14 +253,23 @@ def test_all_comes_without_git_fetch(hub: Hub, fetched: list[list[bytes]]) -> No
     hub.require_whole()
 
 
-def test_many_objects_are_asked_for_in_several_requests(
+def test_many_objects_are_asked_for_in_several_requests_of_one_conversation(
     hub: Hub, fetched: list[list[bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("git_gru.git.git_remote.MOST_WANTS", 2)
+    began: list[UploadPack] = []
+    begin = UploadPack.__init__
+
+    def noted(talk: UploadPack, *pipes: BinaryIO) -> None:
+        began.append(talk)
+        begin(talk, *pipes)
+
+    monkeypatch.setattr(UploadPack, "__init__", noted)
     with serving(hub.work) as server:
         hub.bring(f"{server.url}/hub.git", *hub.manifests)
     assert not fetched
     assert len(hub.clone.objects.packs()) > 6
+    assert len(began) == 1, "of one conversation"
     hub.require_whole()
 
 
