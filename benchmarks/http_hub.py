@@ -17,6 +17,12 @@ from typing import IO, Any
 PIECE = 1 << 20
 """Most bytes that are held of one body."""
 
+QUEUE = 0.01
+"""Seconds of sending that a link of limited rate makes up for: what waits in a socket's buffer while the sender is late.
+
+Without it, who sends small pieces loses the time that each oversleeps.
+"""
+
 
 def new_hub(folder: Path, *, filters: bool = True) -> Path:
     """A new bare repository that may be pushed to over HTTP; `filters` says whether it serves partial fetches."""
@@ -66,7 +72,7 @@ class Server(http.server.ThreadingHTTPServer):
             self.sent += sent
             if self.rate is None:
                 return
-            self._free = max(self._free, time.monotonic()) + (received + sent) / self.rate
+            self._free = max(self._free, time.monotonic() - QUEUE) + (received + sent) / self.rate
             wait = self._free - time.monotonic()
         time.sleep(max(0.0, wait))
 
