@@ -31,6 +31,9 @@ _LOST = (
     "Connection refused",
     "Broken pipe",
     "gloo/transport",
+    "Timed out waiting",
+    "DistNetworkError",
+    "DistStoreError",
 )
 
 
@@ -81,10 +84,7 @@ def step_noted(step: Callable[[], int]) -> Iterator[None]:
 
 def find_cause(job: Job, returncode: int) -> Failure:
     """The failure to report, from what the agent wrote down; `returncode` is the agent's."""
-    try:
-        failures: list[dict[str, Any]] = json.loads(job.failures.read_text())
-    except (OSError, ValueError):
-        failures = []
+    failures = _told(job)
     if not failures:
         how = _signal_name(-returncode) if returncode < 0 else f"exit status {returncode}"
         failure = Failure(message=f"the agent ended without a word ({how})", log=str(job.agent_log))
@@ -100,6 +100,20 @@ def find_cause(job: Job, returncode: int) -> Failure:
         traceback=_STEP_NOTE.sub("", trace).rstrip() if trace else None,
     )
     return _completed(job, failure)
+
+
+def is_loss(job: Job) -> bool:
+    """Whether no worker failed by itself: each was killed, or lost another."""
+    return all(failure["rank"] is not None and _rank_of_blame(failure) for failure in _told(job))
+
+
+def _told(job: Job) -> list[dict[str, Any]]:
+    """What the agent wrote down of its workers' ends."""
+    try:
+        failures: list[dict[str, Any]] = json.loads(job.failures.read_text())
+    except (OSError, ValueError):
+        return []
+    return failures
 
 
 def _completed(job: Job, failure: Failure) -> Failure:

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from git_gru.train.launchers import LAUNCHERS, Launch, script
+from git_gru.train.nodes import counts_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "launchers"
 LAUNCH = Launch(
     commit="0123456789abcdef0123456789abcdef01234567",
-    nodes=4,
+    counts=counts_of("4"),
     url="ssh://git@example.com/my models.git",
     remote="origin",
     words=("--nproc", "2", "--set", "train.lr=3e-4", "--set", 'data.files=["a b/*.txt"]'),

@@ -22,7 +22,8 @@ from git_gru.runs.metrics import parse_events
 from git_gru.runs.record import RunState
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.store.restore import restore
-from git_gru.train.launch import first_record, job_of
+from git_gru.train.keeping import first_record
+from git_gru.train.launch import job_of
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.resuming import ResumeRefusedError, check_resumable, plan_resume
 
