@@ -120,7 +120,8 @@ class _Leader:
             except JoinError as error:
                 lost = f"{'; '.join(reasons)}, and then " if reasons else ""
                 return ended, Failure(message=f"{lost}{error}", hint=error.hint)
-            except WaitInterruptedError:
+            except WaitInterruptedError as error:
+                self._watcher.waiting(str(error))
                 return ended._replace(stopped=True, killed=True), None
             joined = tuple(f"{one} joined" for one in self._roll.chosen if one not in before)
             self._change = _Change((*reasons, *joined), since)
