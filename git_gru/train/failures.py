@@ -36,6 +36,7 @@ _LOST = (
     "DistStoreError",
 )
 
+LOST_ANOTHER = "lost its connection to another worker"
 
 _HINTS: tuple[tuple[str, str], ...] = (
     (
@@ -163,7 +164,7 @@ def _sentence(failure: dict[str, Any]) -> str:
     if failure["traceback"]:
         trace = _STEP_NOTE.sub("", failure["traceback"])
         if any(lost in trace for lost in _LOST):
-            return "lost its connection to another worker"
+            return LOST_ANOTHER
         last = [line for line in trace.splitlines() if line and not line.startswith(" ")][-1:]
         message = str(failure["message"])
         return message.partition(": ")[2] if last and last[0].startswith("git_gru.") else message

@@ -157,8 +157,8 @@ def _settle(job: Job, keeper: Keeper, ended: Ended, failure: Failure | None) -> 
 
 
 def _failure_sentence(record: RunRecord, failure: Failure) -> str:
-    who = f"worker {failure.rank}" if failure.rank is not None else "the run"
-    return f"run {record.id} failed: {who}: {failure.message}"
+    who = f"worker {failure.rank}: " if failure.rank is not None else ""
+    return f"run {record.id} failed: {who}{failure.message}"
 
 
 def _failure_hint(record: RunRecord, failure: Failure) -> str:

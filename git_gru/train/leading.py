@@ -20,7 +20,7 @@ from git_gru.git.repository import Repository
 from git_gru.git.run_folders import WORKER, hold
 from git_gru.runs.metrics import Event, EventWriter, parse_events
 from git_gru.runs.record import Failure
-from git_gru.train.failures import find_cause, is_loss, stall_cause
+from git_gru.train.failures import LOST_ANOTHER, find_cause, is_loss, stall_cause
 from git_gru.train.following import POLL_SECONDS, Command, Ended, Watcher, by_user, follow_agent
 from git_gru.train.heartbeat import read_beats
 from git_gru.train.interrupts import Interrupts
@@ -250,9 +250,10 @@ class _Leader:
         losses = self._roll.losses
         reasons = [f"{loss.member} was lost at step {self._step} ({loss.reason})" for loss in losses]
         if not reasons:
-            told = [f"{one}: {one.failure['message']}" for one in failed if one.failure is not None]
-            own = [] if ended.halted else [f"node 0: {find_cause(self._job, ended.returncode).message}"]
-            reasons = [f"{text} at step {self._step}" for text in (*own, *told)]
+            told = [(str(one), str(one.failure["message"])) for one in failed if one.failure is not None]
+            own = [] if ended.halted else [("node 0", find_cause(self._job, ended.returncode).message)]
+            said = [f"{who}, at step {self._step}: {what}" for who, what in (*own, *told)]
+            reasons = [text for text in said if LOST_ANOTHER not in text] or said
         if not self._counts.is_elastic:
             cause = None if ended.halted else find_cause(self._job, ended.returncode)
             return replace(cause or Failure(message=""), message="; ".join(reasons), step=self._step), (), now

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,19 @@ LAUNCH = Launch(
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_golden(launcher: str) -> None:
     assert script(launcher, LAUNCH) == (GOLDEN / launcher).read_text()
+
+
+def test_nodes_that_may_come_and_go() -> None:
+    launch = replace(LAUNCH, counts=counts_of("2:5"))
+    batch = script("slurm", launch)
+    assert "#SBATCH --nodes=2-5\n" in batch
+    assert "srun --kill-on-bad-exit=0 " in batch
+    replicas = yaml.safe_load(script("kubernetes", launch))["spec"]["pytorchReplicaSpecs"]
+    assert {kind: (spec["replicas"], spec["restartPolicy"]) for kind, spec in replicas.items()} == {
+        "Master": (1, "Never"),
+        "Worker": (4, "OnFailure"),
+    }
+    assert all("--nnodes 2:5 --node-rank" in text for text in (batch, script("kubernetes", launch)))
 
 
 def test_the_manifest_is_yaml_and_its_script_is_sh(tmp_path: Path) -> None:

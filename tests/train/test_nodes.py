@@ -140,6 +140,19 @@ def test_nodes_that_train_something_else_are_named_on_every_node(pair: Pair) -> 
 
 
 @pytest.mark.slow
+def test_a_worker_that_fails_by_itself_is_named_on_every_node(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    nodes = [pair.start(0, nnodes="1:2"), pair.start(1, "--set", "launch.device=cuda", nnodes="1:2")]
+    for status, _, said in map(ended, nodes):
+        assert status == 7
+        assert "worker 1: 1 workers need a GPU each, and this machine has 0" in said
+    (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
+    assert run["state"] == "failed"
+
+
+@pytest.mark.slow
 def test_nodes_that_do_not_come(pair: Pair) -> None:
     patience = ("--set", "launch.join_timeout=2")
     status, _, said = ended(pair.start(0, *patience))
