@@ -218,6 +218,7 @@ class _Leader:
             f"{'; '.join(self._change.reasons)}; went on with {nodes} from step {start} after {seconds:.1f} s"
         )
         self._change = None
+        self._keeper.record = replace(self._keeper.record, changes=(*self._keeper.record.changes, message))
         writer = EventWriter(self._job.events)
         try:
             writer.write(Event(time=time.time(), step=start, message=message))

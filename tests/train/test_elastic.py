@@ -172,6 +172,8 @@ def test_a_node_that_is_killed_and_one_that_comes_back(cluster: Cluster, waiting
     assert (status_0, status_1) == (130, 130), said_0 + said_1
     (run,) = json.loads(cluster.works[0].gru("runs", "list", "--json").stdout)["runs"]
     assert (run["state"], run["nodes"], run["nproc"]) == ("stopped", 2, 2)
+    shown = cluster.works[0].gru("runs", "show", run["id"]).stdout.decode()
+    assert f"nodes    {lost}" in shown
     tip = cluster.works[0].git("rev-parse", "long").strip()
     assert run["checkpoints"][-1]["commit"] == tip
     assert cluster.works[1].git("branch", "--list", "long", "gru/*") == "", "only node 0 writes"
