@@ -90,7 +90,7 @@ def _variables(job: Job, threads: str) -> dict[str, str]:
 def _not_joined(error: GruError) -> dict[str, Any]:
     """As `_told`, for a run of which no worker was started."""
     message = f"{error}. {error.hint}" if error.hint else str(error)
-    return {"rank": None, "exitcode": 1, "message": message, "traceback": None, "time": 0}
+    return {"rank": None, "local_rank": None, "exitcode": 1, "message": message, "traceback": None, "time": 0}
 
 
 def _told(rank: int, failure: Any) -> dict[str, Any]:
@@ -101,6 +101,7 @@ def _told(rank: int, failure: Any) -> dict[str, Any]:
         message = message.get("message", "")
     return {
         "rank": rank,
+        "local_rank": failure.local_rank,
         "exitcode": failure.exitcode,
         "message": str(message),
         "traceback": trace,

@@ -96,7 +96,7 @@ def find_cause(job: Job, returncode: int) -> Failure:
     failure = Failure(
         message=_sentence(cause),
         rank=cause["rank"],
-        log=_log_of(job, cause["rank"]) if cause["rank"] is not None else None,
+        log=_log_of(job, cause["local_rank"]) if cause["local_rank"] is not None else None,
         step=int(found[1]) if found else None,
         traceback=_STEP_NOTE.sub("", trace).rstrip() if trace else None,
     )
