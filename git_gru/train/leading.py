@@ -204,7 +204,7 @@ class _Leader:
         if failures and self._first_failure is None:
             self._first_failure = time.monotonic()
         late = self._first_failure is not None and time.monotonic() - self._first_failure > _LAST_WORDS
-        return late or any(failure["own"] for failure in failures)
+        return late or any(failure.own for failure in failures)
 
     def _tell_change(self) -> None:
         """Says what had changed once training goes on: from where, and after how long."""
@@ -242,16 +242,19 @@ class _Leader:
             return None, tuple(f"{one} left" for one in left), now
         if ended.stall is not None:
             return stall_cause(self._job, ended.stall), (), now
-        if not ended.halted and not is_loss(self._job):
+        losses = self._roll.losses  # where there are any, what other workers say comes of that
+        if not (losses or ended.halted or is_loss(self._job)):
             return find_cause(self._job, ended.returncode), (), now
-        failed = [one for one in self._others if one.failure is not None]
-        for one in failed:
-            if one.failure is not None and one.failure["own"]:
-                return self._failure_on(one), (), now
-        losses = self._roll.losses
+        failed = [(one, one.failure) for one in self._others if one.failure is not None]
+        for one, report in failed:
+            if report.own and not losses:
+                failure = Failure(
+                    message=f"{one}: {report.message}", host=one.name, hint=report.hint, step=self._step
+                )
+                return failure, (), now
         reasons = [f"{loss.member} was lost at step {self._step} ({loss.reason})" for loss in losses]
         if not reasons:
-            told = [(str(one), str(one.failure["message"])) for one in failed if one.failure is not None]
+            told = [(str(one), report.message) for one, report in failed]
             own = [] if ended.halted else [("node 0", find_cause(self._job, ended.returncode).message)]
             said = [f"{who}, at step {self._step}: {what}" for who, what in (*own, *told)]
             reasons = [text for text in said if LOST_ANOTHER not in text] or said
@@ -259,15 +262,6 @@ class _Leader:
             cause = None if ended.halted else find_cause(self._job, ended.returncode)
             return replace(cause or Failure(message=""), message="; ".join(reasons), step=self._step), (), now
         return None, tuple(reasons), min((loss.heard for loss in losses), default=now)
-
-    def _failure_on(self, member: Member) -> Failure:
-        failure = member.failure or {}
-        return Failure(
-            message=f"{member}: {failure['message']}",
-            host=member.name,
-            hint=failure.get("hint"),
-            step=self._step,
-        )
 
     def _await_ends(self, *, at_once: bool) -> None:
         """Waits until the workers of all other nodes are gone, and has them ended where that takes long."""

@@ -12,7 +12,7 @@ import threading
 import time
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import Self
+from typing import Any, Self
 
 from git_gru.train.job import Start
 from git_gru.train.line import LOST, Line, Message
@@ -30,6 +30,15 @@ class Standing(Enum):
     TRAINING = auto()
 
 
+@dataclass(frozen=True)
+class Report:
+    """What a node says of workers that failed there: a sentence, whether one failed by itself, what that mostly comes from."""
+
+    message: str
+    own: bool
+    hint: str | None
+
+
 @dataclass(eq=False)
 class Member:
     """A node that has joined. `failure` is what its workers of the last generation ended with, if not well."""
@@ -43,7 +52,7 @@ class Member:
     """When it became ready."""
     workers: int = 0
     is_leaving: bool = False
-    failure: Message | None = None
+    failure: Report | None = None
 
     def __str__(self) -> str:
         return f"node {self.number} ({self.name}, {self.address})"
@@ -130,7 +139,7 @@ class Roll:
             if member is not None:
                 try:
                     self._heard(member, message)
-                except (ValueError, TypeError):  # no message of git-gru's
+                except (ValueError, TypeError, KeyError):  # no message of git-gru's
                     line.close()
             elif message["kind"] == "hello":
                 self._welcome(line, message)
@@ -216,7 +225,8 @@ class Roll:
                 return
             member.standing, member.since = Standing.READY, time.monotonic()
         elif kind == "ended" and member.standing is Standing.TRAINING:
-            member.standing, member.failure = Standing.READY, message.get("failure")
+            member.failure = _report(message.get("failure"))
+            member.standing, member.since = Standing.READY, time.monotonic()
         elif kind == "leave":
             member.is_leaving = True
         elif kind == "refused":
@@ -230,3 +240,10 @@ class Roll:
     def _too_many(self, member: Member) -> str:
         workers = self.workers + member.workers
         return f"{member} would make {workers} workers, and each needs a sample of train.batch, which is {self._batch}"
+
+
+def _report(failure: Any) -> Report | None:
+    if failure is None:
+        return None
+    hint = failure["hint"]
+    return Report(str(failure["message"]), bool(failure["own"]), None if hint is None else str(hint))

@@ -13,7 +13,7 @@ import pytest
 
 from git_gru.train.line import LOST, Line, Message
 from git_gru.train.nodes import JoinError, Nodes, counts_of
-from git_gru.train.roll import Member, Roll
+from git_gru.train.roll import Member, Report, Roll
 
 SILENCE = 3.0
 
@@ -101,9 +101,9 @@ def test_a_generation_and_what_its_nodes_say(head: Callable[..., Head]) -> None:
     assert [one["rank"] for one in told] == [1, 2]
     assert {one["port"] for one in told} == {1234}
     assert it.roll.training == others
-    callers[0].line.send("ended", index=4, failure={"message": "m", "own": False})
+    callers[0].line.send("ended", index=4, failure={"message": "m", "own": False, "hint": None})
     it.until(lambda: len(it.roll.training) == 1)
-    assert it.member(1).failure == {"message": "m", "own": False}
+    assert it.member(1).failure == Report("m", own=False, hint=None)
     callers[1].line._over.set()  # a node that is cut off gives no sign of life, and its connection stays
     it.until(lambda: it.roll.losses)
     (loss,) = it.roll.losses
