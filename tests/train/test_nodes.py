@@ -234,9 +234,9 @@ def test_nodes_with_a_network_between_them_and_a_cut_cable(
     pair: Pair, new_network: Any, waiting: Any
 ) -> None:
     network = new_network(2)
-    stall = ("--set", "guard.stall=8")
+    silence = ("--set", "launch.lost_after=2")
     nodes = [
-        pair.start(rank, *LONG, *stall, host="10.213.0.1", within=network.within(rank)) for rank in (0, 1)
+        pair.start(rank, *LONG, *silence, host="10.213.0.1", within=network.within(rank)) for rank in (0, 1)
     ]
     await_a_commit(pair, nodes, waiting)
     assert [node.poll() for node in nodes] == [None, None]
@@ -244,7 +244,8 @@ def test_nodes_with_a_network_between_them_and_a_cut_cable(
     for node in nodes:
         status, _, said = ended(node)
         assert status == 7
-        assert "stalled" in said or "lost" in said
+        assert "was lost" in said
+        assert "nothing was heard of it for 2 seconds (launch.lost_after)" in said
     (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
     assert run["state"] == "failed"
     assert run["checkpoints"][-1]["commit"] == pair.works[0].git("rev-parse", "long").strip()
