@@ -23,7 +23,7 @@ DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-_STATE_DTYPES = DTYPES | {"U8": torch.uint8, "I64": torch.int64}
+STATE_DTYPES = DTYPES | {"U8": torch.uint8, "I64": torch.int64}
 _OTHER_DTYPES = {
     "BOOL": torch.bool,
     "I8": torch.int8,
@@ -36,7 +36,7 @@ _OTHER_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-_NAMES = {dtype: name for name, dtype in (_STATE_DTYPES | _OTHER_DTYPES).items()}
+_NAMES = {dtype: name for name, dtype in (STATE_DTYPES | _OTHER_DTYPES).items()}
 RECIPE_DTYPES = {"fp32": "F32", "bf16": "BF16"}
 
 
@@ -66,7 +66,7 @@ def loaded(store: Store, manifest: Manifest, name: str) -> torch.Tensor:
     """A tensor of a stored model, on the CPU. Raises KeyError for a name or dtype that it does not have."""
     entry = manifest.tensors[name]
     data = bytearray().join(store.tensor(manifest, name))
-    return torch.frombuffer(data, dtype=_STATE_DTYPES[entry.dtype]).reshape(entry.shape)
+    return torch.frombuffer(data, dtype=STATE_DTYPES[entry.dtype]).reshape(entry.shape)
 
 
 @contextmanager
