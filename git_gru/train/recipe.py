@@ -194,6 +194,8 @@ class TrainRecipe(Section):
     lr_final: float = _key(0.1, "with cosine: share of `lr` reached at the last step", least=0, most=1)
     weight_decay: float = _key(0.01, "weight decay (decoupled in adamw)", least=0)
     momentum: float = _key(0.9, "with sgd: momentum", least=0, below=1)
+    beta1: float = _key(0.5, "with adamw: decay of the mean of gradients", least=0, below=1)
+    beta2: float = _key(0.99, "with adamw: decay of the mean of their squares", least=0, below=1)
     clip: float = _key(1.0, "largest norm of the gradient; 0 for none", least=0)
     precision: str = _key(
         "fp32", "arithmetic of forward and backward; weights stay fp32", choices=("fp32", "bf16")
