@@ -36,7 +36,7 @@ from git_gru.train.job import Job, Start
 from git_gru.train.patience import Patience
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
-from git_gru.train.resume import capture, rank_states, restore
+from git_gru.train.resume import balance_state, capture, rank_states, restore
 from git_gru.train.schedule import learning_rate
 from git_gru.train.sharding import Indices, batch_plan
 from git_gru.train.sync import build_strategy
@@ -146,10 +146,11 @@ class Engine:
         logging = last or step // self._recipe.train.log_every > self._met // self._recipe.train.log_every
         checkpointing = last or self._checkpointing(step)
         evaluating = not checkpointing and self._evaluating(step)
-        if self._balance.due(step):
-            self._balance.rebalance(self._world.sum(self._balance.measured()))
-        if self._guard.due() or logging or checkpointing or evaluating:
-            self._guard.check()
+        balancing = self._strategy.meets(step) and self._balance.due(step)
+        if self._guard.due() or balancing or logging or checkpointing or evaluating:
+            self._guard.check()  # before shares change, by which it names samples
+        if balancing:
+            self._balance.rebalance(self._world.sum(self._balance.measured(step)))
         if logging:
             self._log(step)
         if checkpointing or evaluating:
@@ -184,6 +185,7 @@ class Engine:
         restored = restore(self._network, self._optimizer, self._world, store, state, where=where)
         self._task.carried, self._guard.course = restored.carried, restored.course
         self._strategy.restore(start.step, restored.sync)
+        self._balance.restore(restored.balance)
 
     def _step(self, step: int) -> None:
         start, waited = time.perf_counter(), self._strategy.seconds_waited()
@@ -264,6 +266,7 @@ class Engine:
         """Has a checkpoint made; its validation loss."""
         network, dtype, course = self._network, self._recipe.model.dtype, self._guard.course
         ranks = rank_states(network, self._optimizer, self._strategy, self._world, self._task.carried)
+        ranks |= balance_state(self._balance.state())
         with self._strategy.consolidated():
             metrics = self._validate(step)
             if self._recorder is not None:

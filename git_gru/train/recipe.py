@@ -224,7 +224,12 @@ class BalanceRecipe(Section):
     mode: str = _key(
         "off", "`adaptive`: a worker takes as many samples as it is fast", choices=("off", "adaptive")
     )
-    every: int = _key(10, "steps between looks at the workers' speeds", least=1, most=100_000)
+    every: int = _key(
+        10,
+        "steps between looks at the workers' speeds; where they meet less often, at the end of a round",
+        least=1,
+        most=100_000,
+    )
     threshold: float = _key(
         0.1, "share of a step's time that must be gained for shares to change", least=0, below=1
     )
@@ -293,10 +298,6 @@ class Recipe:
         if self.data.stateful and self.balance.mode != "off":
             raise RecipeError(
                 "balance.mode: with data.stateful a worker keeps its rows of the batch, so shares cannot change"
-            )
-        if self.sync.is_local and self.balance.mode != "off":
-            raise RecipeError(
-                f'balance.mode: shares change with sync.strategy = "allreduce" only, not with "{self.sync.strategy}"'
             )
         if self.sync.has_warmup and self.sync.warmup >= self.train.steps:
             raise RecipeError(

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 STEPS = 6
 COURSE = Course(rollbacks=1, skipped=7, lr_scale=0.3)
+BALANCE = {"shares": [3.0, 1.0], "seconds": [], "looked": [4.0]}
 
 
 class Training:
@@ -49,10 +50,10 @@ class Training:
         return rank_states(self.network, self.optimizer, self.strategy, self.world, self.task.carried)
 
     def keep(self, store: Store) -> tuple[Any, Any]:
-        from git_gru.train.resume import capture
+        from git_gru.train.resume import balance_state, capture
         from git_gru.train.weights import snapshot
 
-        state = capture(self.network, self.ranks(), COURSE, self.dtype)
+        state = capture(self.network, self.ranks() | balance_state(BALANCE), COURSE, self.dtype)
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
@@ -62,7 +63,7 @@ class Training:
         load(self.network, store, weights, where="m")
         restored = restore(self.network, self.optimizer, self.world, store, state, where="s")
         self.task.carried = restored.carried
-        assert restored.course == COURSE
+        assert (restored.course, restored.balance) == (COURSE, BALANCE)
 
     def weights(self) -> list[bytes]:
         return [tensor.numpy().tobytes() for tensor in self.network.state_dict().values()]
