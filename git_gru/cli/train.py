@@ -21,7 +21,9 @@ from git_gru.train.launch import Watcher, fast_forward, run_plan
 from git_gru.train.launchers import LAUNCHERS, plan_launch, script
 from git_gru.train.nodes import Nodes, nodes_of
 from git_gru.train.plan import Plan, Request, make_plan
+from git_gru.train.recipe_sync import COMPRESSORS
 from git_gru.train.resuming import resume
+from git_gru.train.sites import begin_site
 
 
 @click.command("train", short_help="Train from a commit into new commits.")
@@ -40,6 +42,12 @@ from git_gru.train.resuming import resume
     "--launcher",
     type=click.Choice(LAUNCHERS),
     help="Print a script for this scheduler that starts --nnodes machines.",
+)
+@click.option(
+    "--sync", type=click.Choice(tuple(COMPRESSORS)), help="How workers agree on weights (sync.strategy)."
+)
+@click.option(
+    "--site", metavar="NAME", help="With --sync git: train as this site of several that share a Git host."
 )
 @click.option("--allow-dirty", is_flag=True, help="Start from a snapshot of the worktree with its changes.")
 @set_option
@@ -64,6 +72,7 @@ from git_gru.train.resuming import resume
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
     nnodes: int | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
+    sync: str | None, site: str | None,
     allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
@@ -87,6 +96,11 @@ def command(
     With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
     node clones the remote of --push (origin), and node 0 pushes what is committed.
 
+    With --sync git --site NAME, this clone is one of several sites that train one model through nothing but commits on the
+    remote of --push (origin): each trains for a round (sync.every steps), pushes what it has learnt to its branch
+    gru/GROUP/NAME, and goes on from the average with what the others have pushed. The same command goes on after any
+    interruption.
+
     With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
     \b
@@ -95,6 +109,8 @@ def command(
              "fast_forwarded": bool or null, and more of the run's record}; on a node that is not node 0
              {"node", "nodes", "state": "finished" | "stopped"}
     """
+    if site is not None and (branch is not None or here):
+        raise click.UsageError("--site has a branch of its own: --branch and --here do not go with it")
     if branch is not None and here:
         raise click.UsageError("--branch and --here exclude each other")
     if launcher is not None:
@@ -106,6 +122,9 @@ def command(
         _refuse_others(context)
     repo = Repository.find()
     plan = None
+    overrides += () if sync is None else (f"sync.strategy={sync}",)
+    overrides += () if site is None else (f"sync.site={site}",)
+    request: Request | str = resumed or ""
     if resumed is None:
         request = Request(
             commit=commit,
@@ -118,6 +137,9 @@ def command(
             push=push,
             nodes=nodes,
         )
+        if site is not None:
+            request = begin_site(repo, request)
+    if isinstance(request, Request):
         plan = make_plan(repo, request)
         if nodes is not None and nodes.rank > 0:
             return _assist(repo, plan, nodes, as_json=as_json)
@@ -126,7 +148,7 @@ def command(
         begun = (
             detach_plan(repo, plan, options)
             if plan is not None
-            else detach_run(repo, find_run(repo, resumed or ""), options)
+            else detach_run(repo, find_run(repo, str(request)), options)
         )
         _show_detached(begun, as_json=as_json)
         return 0
@@ -137,7 +159,7 @@ def command(
         if plan is not None:
             record = run_plan(repo, plan, watcher)
         else:
-            _, record = resume(repo, resumed or "", watcher)
+            _, record = resume(repo, str(request), watcher)
     forwarded = fast_forward(repo, record) if record.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -152,7 +174,7 @@ def _print_script(context: click.Context, launcher: str) -> int:
     given = context.params
     if given["nnodes"] is None:
         raise click.UsageError("--launcher needs --nnodes")
-    passed_on = ("recipe_path", "branch", "nproc", "overrides")
+    passed_on = ("recipe_path", "branch", "nproc", "overrides", "sync")
     words: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -223,6 +245,8 @@ def _refuse_others(context: click.Context) -> None:
         "allow_dirty",
         "overrides",
         "push",
+        "sync",
+        "site",
     ):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(

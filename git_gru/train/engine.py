@@ -33,12 +33,13 @@ from git_gru.train.failures import step_noted
 from git_gru.train.guard import DivergedError, Guard
 from git_gru.train.heartbeat import Heartbeat, Phase
 from git_gru.train.job import Job, Start
+from git_gru.train.meeting import Meetings
 from git_gru.train.patience import Patience
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.resume import balance_state, capture, rank_states, restore
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import Indices, batch_plan
+from git_gru.train.sharding import Indices, batch_plan, order_seed
 from git_gru.train.sync import build_strategy
 from git_gru.train.tasks import Batch, Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
@@ -79,7 +80,7 @@ class Engine:
             name = f"{job.source}:{recipe.model.path}"
             load(network, repo.store(), read_model(repo, name), where=name)
         self._network = network.to(world.device)
-        torch.manual_seed(recipe.train.seed + 1 + world.rank)  # dropout differs by rank
+        torch.manual_seed(order_seed(recipe) + 1 + world.rank)  # dropout differs by rank
         self._strategy = build_strategy(recipe.sync, recipe.train, self._network, world)
         self._optimization = self._strategy.optimization(recipe.train)
         self._optimizer = build_optimizer(self._network, self._optimization, world.device)
@@ -102,6 +103,7 @@ class Engine:
             samples=self._samples,
             apart=recipe.sync.every if recipe.sync.is_local else 1,
         )
+        self._meetings = Meetings(job, world, self._network, repo, recorder) if recipe.sync.is_git else None
         if job.start is not None:
             self._go_on_from(job.start, repo)
 
@@ -114,6 +116,8 @@ class Engine:
                 if not step:
                     with self._strategy.consolidated():
                         self._tell(0, validation=self._validate(0))
+                else:
+                    self._meet_sites(step)
             except DivergedError as error:
                 self._guard.recover(error, 0)  # there is nothing to go back to: told, and raised again
             self._guard.keep(step)
@@ -161,12 +165,20 @@ class Engine:
         if not checkpointing:
             return False
         self._patience.saw(self._checkpoint(step))
+        self._meet_sites(step)
         self._guard.keep(step)
         if self._patience.is_over and not last and self._recorder is not None:
             self._recorder.event(Event(time=time.time(), step=step, message=f"ends early: {self._patience}"))
         return self._patience.is_over
 
+    def _meet_sites(self, step: int) -> None:
+        """Of a site, where a round ends with the checkpoint after `step`: goes on from what all sites have learnt."""
+        if self._meetings is not None and self._meetings.meet(step) and step == self._recipe.train.steps:
+            self._tell(step, validation=self._validate(step))
+
     def _checkpointing(self, step: int) -> bool:
+        if self._meetings is not None:
+            return self._meetings.due(step)
         return step % self._recipe.train.checkpoint_every == 0
 
     def _evaluating(self, step: int) -> bool:

@@ -201,7 +201,9 @@ class TrainRecipe(Section):
     seed: int = _key(0, "seed of weights, order of samples and dropout", least=0, below=2**63)
     eval_every: int = _key(0, "steps between validations besides those at checkpoints; 0 for none", least=0)
     checkpoint_every: int = _key(
-        200, "steps between checkpoint commits; the last step always makes one", least=1
+        200,
+        'steps between checkpoint commits; the last step always makes one. With sync.strategy = "git" each round makes one',
+        least=1,
     )
     patience: int = _key(
         0, "checkpoints on end without a lower `val_loss` after which the run ends; 0 for never", least=0
@@ -298,6 +300,10 @@ class Recipe:
         if self.data.stateful and self.balance.mode != "off":
             raise RecipeError(
                 "balance.mode: with data.stateful a worker keeps its rows of the batch, so shares cannot change"
+            )
+        if self.data.stateful and self.sync.is_git:
+            raise RecipeError(
+                'data.stateful: with sync.strategy = "git" all sites would go through the text in the same order'
             )
         if self.sync.has_warmup and self.sync.warmup >= self.train.steps:
             raise RecipeError(
