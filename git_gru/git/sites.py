@@ -94,7 +94,8 @@ def fetch_sites(repo: Repository, remote: str, group: str) -> dict[str, SiteTip]
     """
     there = f"{_TIPS}{group}/"
     refs = f"+refs/heads/{site_branch(group, '*')}:{there}*"
-    repo.git("fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--prune", remote, refs, env=_QUIET)
+    quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--refmap=")
+    repo.git("fetch", *quiet, "--prune", remote, refs, env=_QUIET)
     listed = repo.git("for-each-ref", "--format=%(refname) %(objectname)", there).decode().split()
     found = dict(zip(listed[::2], listed[1::2], strict=True))
     return {
@@ -109,9 +110,8 @@ def push_site(repo: Repository, remote: str, branch: str, commit: str) -> None:
     Raises `SiteTakenError`, and `GitCommandError` or what `publish_revisions` raises when the host cannot be reached or refuses.
     """
     publish_revisions(repo, remote, [commit])
-    ref = f"refs/heads/{branch}"
     try:
-        repo.git("push", "--quiet", "--no-verify", remote, f"{commit}:{ref}", env=_QUIET)
+        repo.git("push", "--quiet", "--no-verify", remote, f"{commit}:refs/heads/{branch}", env=_QUIET)
     except GitCommandError as error:
         if "[rejected]" not in error.stderr:
             raise

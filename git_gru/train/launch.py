@@ -156,7 +156,8 @@ def _follow(
     def keep() -> None:
         _keep(repo, job, record)
         if publisher is not None:
-            publisher.ref = f"refs/heads/{record.branch}"
+            if publisher.ref is not None:
+                publisher.ref = f"refs/heads/{record.branch}"
             publisher.tell(record.step)
 
     def take(event: Event) -> None:
