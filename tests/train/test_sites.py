@@ -159,6 +159,10 @@ def test_with_rounds_of_a_step_sites_do_what_allreduce_does(clone: Any, tmp_path
     b.git("fetch", "-q")
     assert sorted(json.loads(b.gru("runs", "fetch", "origin", "--json").stdout)["runs"]) == [runs[0]["id"]]
     assert b"round 2\nsite" in b.gru("runs", "show", runs[0]["id"]).stdout
+    for work, run in zip((a, b), runs, strict=True):
+        rows = json.loads(work.gru("runs", "show", run["id"], "--metrics", "json").stdout)["metrics"]
+        assert [row["round"] for row in rows if "round" in row] == [1, 2]
+        assert not any("message" in row for row in rows), "nothing went wrong"
     again = a.gru("train", "--site", "a")
     assert b"is finished: step 2 of 2" in again.stderr
 
