@@ -120,7 +120,7 @@ def test_when_a_look_is_due() -> None:
     assert not off.due(10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data(), st.integers(2, 6), st.integers(3, 20))
 def test_rounds_end_together_soon_after_speeds_have_changed(
     data: st.DataObject, ranks: int, each: int
@@ -129,7 +129,7 @@ def test_rounds_end_together_soon_after_speeds_have_changed(
     workers, total = balancers(ranks, ranks * each, threshold=0.0), ranks * each
     for _ in range(2):
         seconds = data.draw(st.lists(st.floats(0.5, 4.0), min_size=ranks, max_size=ranks))
-        for _ in range(12):
+        for _ in range(10):
             exchanged(workers, seconds)
             assert len({worker.shares for worker in workers}) == 1
             assert sum(workers[0].shares) == total
@@ -139,7 +139,7 @@ def test_rounds_end_together_soon_after_speeds_have_changed(
         ), (shares, seconds)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.data(), st.integers(2, 5))
 def test_a_resumed_balancer_goes_on_as_the_one_before(data: st.DataObject, ranks: int) -> None:
     times = st.lists(st.floats(0.01, 1.0), min_size=ranks, max_size=ranks)
