@@ -23,10 +23,11 @@ demo: .venv/ready
 	$(BIN)/git-gru demo "$$folder"
 
 bench: .venv/ready
-	$(BIN)/pip install --quiet --disable-pip-version-check zipnn z4ai
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt zipnn z4ai accelerate lightning
 	$(BIN)/python -m benchmarks.storage
 	$(BIN)/python -m benchmarks.scale
 	$(BIN)/python -m benchmarks.training
+	$(BIN)/python -m benchmarks.distributed --plots docs/plots
 
 fmt: .venv/ready
 	$(BIN)/ruff check --fix .

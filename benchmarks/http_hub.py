@@ -1,4 +1,4 @@
-"""Hubs over HTTP on loopback: `git http-backend` behind a small server that streams, and counts what passes its sockets.
+"""Hubs over HTTP, on loopback: `git http-backend` behind a small server that streams, and counts what passes its sockets.
 
 The tests and the benchmarks share it. A *hub* is a bare repository below the server's folder.
 """
@@ -8,6 +8,7 @@ import functools
 import http.server
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,6 +17,12 @@ from typing import IO, Any
 
 PIECE = 1 << 20
 """Most bytes that are held of one body."""
+
+QUEUE = 0.01
+"""Seconds of sending that a link of limited rate makes up for: what waits in a socket's buffer while the sender is late.
+
+Without it, who sends small pieces loses the time that each oversleeps.
+"""
 
 
 def new_hub(folder: Path, *, filters: bool = True) -> Path:
@@ -46,8 +53,9 @@ class Server(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, root: Path, handler: "type[GitHandler]") -> None:
-        super().__init__(("127.0.0.1", 0), handler)
+    def __init__(self, root: Path, handler: "type[GitHandler]", address: str = "127.0.0.1") -> None:
+        super().__init__((address, 0), handler)
+        self.address = address
         self.root = root
         self.received = self.sent = 0
         self.rate: float | None = None
@@ -57,7 +65,7 @@ class Server(http.server.ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """The address of the folder `root`."""
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.address}:{self.server_port}"
 
     def count(self, *, received: int = 0, sent: int = 0) -> None:
         """Adds to what has passed, and takes as long as the rate has it."""
@@ -66,7 +74,7 @@ class Server(http.server.ThreadingHTTPServer):
             self.sent += sent
             if self.rate is None:
                 return
-            self._free = max(self._free, time.monotonic()) + (received + sent) / self.rate
+            self._free = max(self._free, time.monotonic() - QUEUE) + (received + sent) / self.rate
             wait = self._free - time.monotonic()
         time.sleep(max(0.0, wait))
 
@@ -192,3 +200,14 @@ def serving(root: Path, handler: type[GitHandler] = GitHandler) -> Iterator[Serv
         finally:
             server.shutdown()
             thread.join()
+
+
+def main() -> None:
+    """`http_hub.py FOLDER ADDRESS`: serves the hubs in the folder until it is killed; prints where."""
+    with Server(Path(sys.argv[1]), GitHandler, sys.argv[2]) as server:
+        print(server.url, flush=True)
+        server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,7 @@ from git_gru.cli.boundary import say
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
 from git_gru.runs.tensorboard import TensorBoardWriter
-from git_gru.train.launch import Watcher
+from git_gru.train.following import Watcher
 
 
 class TensorBoardExport:
@@ -30,6 +30,10 @@ class TensorBoardExport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
+
+    def waiting(self, what: str) -> None:
+        """Passed on."""
+        self._watcher.waiting(what)
 
     def started(self, record: RunRecord) -> None:
         """Opens the run's file."""

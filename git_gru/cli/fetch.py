@@ -1,7 +1,5 @@
 """`git gru fetch`."""
 
-import dataclasses
-
 import click
 
 from git_gru.cli.background import start_maintenance_if_due
@@ -68,7 +66,7 @@ def command(
 def show(done: Brought, *, as_json: bool) -> None:
     """Says what was fetched."""
     if as_json:
-        emit_json(dataclasses.asdict(done))
+        emit_json(done._asdict())
     elif done.models:
         line(
             f"fetched {plural(done.models, 'model')}: {human_size(done.bytes)} in {plural(done.blobs, 'chunk')}"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from git_gru.cli.background import start_maintenance_if_due
 from git_gru.cli.boundary import say, tell
 from git_gru.errors import InputError
-from git_gru.git.filter_process import PIPE_BYTES, serve
+from git_gru.git.filter_process import serve
 from git_gru.git.pktline import EndOfStreamError, ProtocolError
+from git_gru.git.run import PIPE_BYTES
 
 
 class _Stderr:

@@ -4,19 +4,19 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from git_gru.errors import InputError
-from git_gru.git import hooks
+from git_gru.git.pre_commit import pre_commit
 from git_gru.git.repository import Repository
 
 
 def _pre_commit(repo: Repository, arguments: Sequence[str]) -> None:
-    hooks.pre_commit(repo)
+    pre_commit(repo)
 
 
 def _pre_push(repo: Repository, arguments: Sequence[str]) -> None:
     """Called with the remote's name and address; a line on stdin for each reference: its local name and commit, the remote's."""
     from git_gru.cli.progress import bytes_progress
-    from git_gru.git.git_remote import shown
     from git_gru.git.publishing import RefUpdate, publish_updates
+    from git_gru.git.transport import shown
 
     name, url = arguments
     lines = [line.split(" ") for line in sys.stdin.read().splitlines() if line.strip()]

@@ -61,7 +61,7 @@ def _bar(what: str, *, in_bytes: bool) -> "Progress":
 
 
 class RunProgress:
-    """Shows what the launcher tells (it is a `git_gru.train.launch.Watcher`)."""
+    """Shows what the launcher tells (it is a `git_gru.train.following.Watcher`)."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -88,6 +88,10 @@ class RunProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+
+    def waiting(self, what: str) -> None:
+        """Says what for."""
+        self._say(what)
 
     def started(self, record: RunRecord) -> None:
         """Says what runs and where its commits go."""

@@ -1,7 +1,5 @@
 """`git gru pull`."""
 
-import dataclasses
-
 import click
 
 from git_gru.cli.background import start_maintenance_if_due
@@ -30,7 +28,7 @@ def command(paths: tuple[str, ...], as_json: bool) -> None:
     done = pull(repo, from_top(repo, paths), progress=bytes_progress("fetching models"))
     start_maintenance_if_due(repo, repo.store())
     if as_json:
-        emit_json({"written": list(done.written), **dataclasses.asdict(done.brought)})
+        emit_json({"written": list(done.written), **done.brought._asdict()})
         return
     for path in done.written:
         line(path)

@@ -176,6 +176,8 @@ def _show(record: RunRecord) -> None:
         line(f"speed    {record.tokens_per_s:,.0f} tokens/s")
     if record.failure:
         _show_failure(record.failure)
+    for change in record.changes:
+        line(f"nodes    {change}")
     for incident in record.incidents:
         _show_incident(incident)
     if not record.checkpoints:

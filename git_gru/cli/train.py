@@ -11,19 +11,21 @@ from git_gru.cli.boundary import INTERRUPTED, say
 from git_gru.cli.exporting import TensorBoardExport
 from git_gru.cli.progress import RunProgress
 from git_gru.cli.recipe_options import recipe_option, set_option
-from git_gru.cli.render import emit_json, json_option, line, plural
+from git_gru.cli.render import emit_json, json_option, line
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import find_run
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.assisting import assist
 from git_gru.train.detaching import detach_plan, detach_run
-from git_gru.train.launch import Watcher, fast_forward, run_plan
+from git_gru.train.following import Watcher
+from git_gru.train.launch import fast_forward, run_plan
 from git_gru.train.launchers import LAUNCHERS, plan_launch, script
-from git_gru.train.nodes import Nodes, nodes_of
-from git_gru.train.plan import Plan, Request, make_plan
+from git_gru.train.nodes import Nodes, counts_of, nodes_of
+from git_gru.train.plan import Request, make_plan
 from git_gru.train.recipe_sync import COMPRESSORS
 from git_gru.train.resuming import resume
 from git_gru.train.sites import begin_site
+from git_gru.train.welcome import Joining
 
 
 @click.command("train", short_help="Train from a commit into new commits.")
@@ -34,8 +36,12 @@ from git_gru.train.sites import begin_site
 @click.option(
     "--nproc", type=click.IntRange(min=1), metavar="N", help="Workers on this machine (launch.nproc)."
 )
-@click.option("--nnodes", type=click.IntRange(min=2), metavar="N", help="Machines that train together.")
-@click.option("--node-rank", type=click.IntRange(min=0), metavar="K", help="Which of them this is, from 0.")
+@click.option(
+    "--nnodes", metavar="N|MIN:MAX", help="Machines that train together; with MIN:MAX they may come and go."
+)
+@click.option(
+    "--node-rank", type=click.IntRange(min=0), metavar="K", help="Which of them this is; 0 keeps the run."
+)
 @click.option("--rdzv-endpoint", "endpoint", metavar="HOST:PORT", help="Where node 0 listens for the others.")
 @click.option("--local-addr", "address", metavar="ADDR", help="This machine's address, if it has several.")
 @click.option(
@@ -71,7 +77,7 @@ from git_gru.train.sites import begin_site
 @click.pass_context
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
-    nnodes: int | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
+    nnodes: str | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
     sync: str | None, site: str | None,
     allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
@@ -89,9 +95,12 @@ def command(
     With --push, a thread publishes each checkpoint as it is made. A push that fails is told, tried again with the next one,
     and never stops the run. Others see the run by `git gru runs fetch` and its commits by `git fetch`.
 
-    With --nnodes, several machines train together: the same command on each, in a clone of its own that has the commit, with
-    its own --node-rank. Node 0 commits and keeps the record. Whoever reaches the endpoint can disturb the run: keep it
-    inside your network (docs/security.md).
+    With --nnodes, several machines train together: the same command on each, in a clone of its own, with --node-rank 0 on the one
+    that the endpoint names. Node 0 commits and keeps the record, and says which commit is trained, by which recipe; the others
+    fetch it where they do not have it. With MIN:MAX the run begins with MIN nodes, goes on from the last checkpoint when one is
+    lost, and takes in those that come later; with N, each has a number of its own, and a lost one ends the run. With --resume on
+    node 0 it goes on, with any number of nodes. Whoever reaches the endpoint can disturb the run: keep it inside your network
+    (docs/security.md).
 
     With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
     node clones the remote of --push (origin), and node 0 pushes what is committed.
@@ -107,7 +116,7 @@ def command(
     --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
              "checkpoints": [{"step", "commit", "metrics": {"val_loss"}}], "tokens_per_s",
              "fast_forwarded": bool or null, and more of the run's record}; on a node that is not node 0
-             {"node", "nodes", "state": "finished" | "stopped"}
+             {"node", "nodes": "N" or "MIN:MAX", "state": "finished" | "stopped"}
     """
     if site is not None and (branch is not None or here):
         raise click.UsageError("--site has a branch of its own: --branch and --here do not go with it")
@@ -118,9 +127,19 @@ def command(
     nodes = _nodes(nnodes, node_rank, endpoint, address)
     if nodes is not None and detach:
         raise click.UsageError("--nnodes and --detach exclude each other")
+    launch = overrides if nproc is None else (*overrides, f"launch.nproc={nproc}")
     if resumed is not None:
         _refuse_others(context)
     repo = Repository.find()
+    if nodes is not None and not nodes.is_first:
+        said = context.get_parameter_source
+        joining = Joining(
+            nodes=nodes,
+            commit=commit if said("commit") is ParameterSource.COMMANDLINE else None,
+            recipe_path=recipe_path if said("recipe_path") is ParameterSource.COMMANDLINE else None,
+            overrides=launch,
+        )
+        return _assist(repo, joining, as_json=as_json)
     plan = None
     overrides += () if sync is None else (f"sync.strategy={sync}",)
     overrides += () if site is None else (f"sync.site={site}",)
@@ -139,12 +158,15 @@ def command(
         )
         if site is not None:
             request = begin_site(repo, request)
+            launch = tuple(
+                one for one in launch if one.startswith("launch.")
+            )  # of a run that goes on, no more changes
     if isinstance(request, Request):
         plan = make_plan(repo, request)
-        if nodes is not None and nodes.rank > 0:
-            return _assist(repo, plan, nodes, as_json=as_json)
     if detach:
-        options = () if tensorboard is None else ("--tensorboard", str(tensorboard.absolute()))
+        options = [] if tensorboard is None else ["--tensorboard", str(tensorboard.absolute())]
+        if plan is None:
+            options += [word for one in launch for word in ("--set", one)]
         begun = (
             detach_plan(repo, plan, options)
             if plan is not None
@@ -159,7 +181,7 @@ def command(
         if plan is not None:
             record = run_plan(repo, plan, watcher)
         else:
-            _, record = resume(repo, str(request), watcher)
+            _, record = resume(repo, str(request), watcher, nodes=nodes, overrides=launch)
     forwarded = fast_forward(repo, record) if record.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -188,7 +210,7 @@ def _print_script(context: click.Context, launcher: str) -> int:
     launch = plan_launch(
         Repository.find(),
         given["commit"],
-        nodes=given["nnodes"],
+        counts=counts_of(given["nnodes"]),
         remote=given["push"] or "origin",
         words=words,
     )
@@ -196,32 +218,29 @@ def _print_script(context: click.Context, launcher: str) -> int:
     return 0
 
 
-def _nodes(count: int | None, rank: int | None, endpoint: str | None, address: str | None) -> Nodes | None:
-    if count is None:
-        if (rank, endpoint, address) != (None, None, None):
+def _nodes(counts: str | None, number: int | None, endpoint: str | None, address: str | None) -> Nodes | None:
+    if counts is None:
+        if (number, endpoint, address) != (None, None, None):
             raise click.UsageError("--node-rank, --rdzv-endpoint and --local-addr go with --nnodes")
         return None
-    if rank is None or endpoint is None:
-        raise click.UsageError("--nnodes needs --node-rank and --rdzv-endpoint")
-    nodes = nodes_of(count, rank, endpoint, address)
+    known = counts_of(counts)
+    if endpoint is None or (number is None and not known.is_elastic):
+        needs = "--rdzv-endpoint" if known.is_elastic else "--node-rank and --rdzv-endpoint"
+        raise click.UsageError(f"--nnodes needs {needs}")
+    nodes = nodes_of(known, number, endpoint, address)
     if nodes.is_public:
         say(f"{endpoint} is a public address: whoever reaches it can disturb the run (docs/security.md)")
     return nodes
 
 
-def _assist(repo: Repository, plan: Plan, nodes: Nodes, *, as_json: bool) -> int:
+def _assist(repo: Repository, joining: Joining, *, as_json: bool) -> int:
     with RunProgress() as progress:
-        workers = plural(plan.recipe.launch.nproc, "worker")
-        progress.segment(
-            f"node {nodes.rank} of {nodes.count}: {workers} for the run of {nodes.host}:{nodes.port}, from {plan.source[:10]}",
-            plan.recipe.train.steps,
-        )
-        finished = assist(repo, plan, progress)
+        number, finished = assist(repo, joining, progress)
     state = RunState.FINISHED if finished else RunState.STOPPED
     if as_json:
-        emit_json({"node": nodes.rank, "nodes": nodes.count, "state": str(state)})
+        emit_json({"node": number, "nodes": str(joining.nodes.counts), "state": str(state)})
     else:
-        line(f"node {nodes.rank} of {nodes.count} {state}; the commits are on node 0")
+        line(f"node {number} {state}; the commits are on node 0")
     return 0 if finished else INTERRUPTED
 
 
@@ -240,18 +259,17 @@ def _refuse_others(context: click.Context) -> None:
         "recipe_path",
         "branch",
         "here",
-        "nproc",
-        "nnodes",
         "allow_dirty",
-        "overrides",
         "push",
         "sync",
         "site",
     ):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                "--resume takes source, recipe and branch from the run's record: say RUN alone"
+                "--resume takes source, recipe and branch from the run's record: say RUN, and maybe --nproc or --nnodes"
             )
+    if not all(one.startswith("launch.") for one in context.params["overrides"]):
+        raise click.UsageError("with --resume, --set takes keys of the recipe's section launch alone")
 
 
 def _summary(record: RunRecord, forwarded: bool | None) -> None:

@@ -33,6 +33,7 @@ from git_gru.git.pktline import (
     ProtocolError,
 )
 from git_gru.git.repository import Repository
+from git_gru.git.run import PIPE_BYTES, widen
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest, is_manifest, parse_manifest
 from git_gru.store.restore import restore
@@ -45,9 +46,6 @@ Progress = Callable[[int, int], None]
 """Told (done, all) in bytes."""
 
 CAPABILITIES = ("clean", "smudge", "delay")
-PIPE_BYTES = 1 << 20
-"""What the pipes to and from Git are asked to hold; Linux's default of 64 KiB makes the two processes take turns."""
-
 _IN_MEMORY = 8 << 20  # a content to be smudged that is no manifest is spooled to a file beyond this
 _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest that long would describe a million chunks
 
@@ -74,7 +72,7 @@ def serve(
     when the other side is not Git, and whatever makes the pipe itself unusable.
     """
     for pipe in (stdin.fileno(), stdout):
-        _widen(pipe)
+        widen(pipe)
     reader, writer = PacketReader(stdin), PacketWriter(stdout)
     _shake_hands(reader, writer)
     session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
@@ -324,16 +322,6 @@ def _take(content: Content, limit: int) -> bytes:
 def _chain(first: Buffer, rest: Iterator[Buffer]) -> Iterator[Buffer]:
     yield first
     yield from rest
-
-
-def _widen(pipe: int) -> None:
-    """Asks for a larger pipe; on files, terminals and other systems nothing happens."""
-    try:
-        import fcntl
-
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
-    except (ImportError, AttributeError, OSError):
-        pass
 
 
 def _with_commit(error: Exception, treeish: str) -> Exception:

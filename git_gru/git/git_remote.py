@@ -5,6 +5,9 @@ The hub's `refs/gru/store` is the state. Git does the transport, run in the stor
 many a request, and a new state goes by an ordinary push, whose fast-forward rule is the compare-and-swap. (Sources: git-fetch(1)
 and git-clone(1) on partial clones, git-push(1), gitprotocol-v2(5).)
 
+Trees and blobs have two roads: over http git-gru asks the hub itself (`upload_pack`), which is faster; what does not come so
+`git fetch` brings, or says why it cannot.
+
 The settings that make the hub a *promisor* stand on the command line of each fetch alone: no other command ever fetches a missing
 object by itself. `refs/gru/remotes/<name>` remembers the state that was seen last.
 """
@@ -12,19 +15,27 @@ object by itself. `refs/gru/remotes/<name>` remembers the state that was seen la
 import contextlib
 import errno
 import fcntl
+import functools
 import os
 import re
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from git_gru.git.repository import Repository
-from git_gru.git.run import LOCAL_VARIABLES, Environment, GitMissingError, child_environment, git
-from git_gru.git.settings import Settings
+from git_gru.errors import StoreError
+from git_gru.git.run import Environment, GitMissingError, child_environment
+from git_gru.git.transport import shown
+from git_gru.git.upload_pack import MOST_WANTS, UploadPack, helper_for, upload_pack
 from git_gru.ids import digest
-from git_gru.store.packs import no_room
+from git_gru.store.chunks import LONGEST_CHUNK
+from git_gru.store.codec import MAX_BLOB_HEADER
+from git_gru.store.incoming import IncomingError, receive
+from git_gru.store.pack_reader import LONGEST_OBJECT
+from git_gru.store.packs import Kind, no_room
 from git_gru.store.remote import RemoteError
 from git_gru.store.store import REF, Store
+from git_gru.store.trees import model_blobs
 
 Tell = Callable[[bytes], None]
 """Takes what git says on stderr while it works."""
@@ -35,11 +46,9 @@ _LOOKS = 5
 _ENDS = 16
 """Lines of the file `shallow` beyond which those are looked for that are of no use any more: each look adds one."""
 
-_FORWARDED = r"^(http|credential|ssh|url|protocol)\.|^core\.(sshcommand|gitproxy|askpass)$"
-_CONDITION = r"^includeif\."
-_OF_REMOTE = ("proxy", "proxyauthmethod", "uploadpack", "receivepack")
-_HERE = ("local", "worktree", "command")
-_USER = re.compile(r"(?<=://)[^/@]*@")
+_LONGEST: dict[Kind, int] = {"tree": LONGEST_OBJECT, "blob": LONGEST_CHUNK + MAX_BLOB_HEADER}
+"""Bytes of the longest model tree, and of the longest stored chunk."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*\Z")
 _MOVED = (
     "[rejected]",
@@ -78,38 +87,6 @@ _QUICK = (
 )
 
 
-def transport_environment(repo: Repository, place: Path, name: str | None = None) -> Environment:
-    """The environment in which git, run in the Git folder `place`, reaches the same hosts in the same way as in `repo`.
-
-    What ties a process to the user's repository is taken out; settings about transport that only that repository or the command
-    line has (a proxy, a credential helper, an ssh command) are passed on, and those of the remote `name` become those of `gru`.
-    """
-    there = _seen_in(place) if any(repo.settings.matching(_CONDITION)) else None
-    passed = [
-        (s.key, s.value)
-        for s in repo.settings.matching(_FORWARDED)
-        if s.scope in _HERE or (there is not None and (s.key, s.value) not in there)
-    ]
-    for key in _OF_REMOTE if name is not None else ():
-        passed += [(f"remote.gru.{key}", value) for value in repo.settings.every(f"remote.{name}.{key}")]
-    environment: dict[str, str | None] = dict(LOCAL_VARIABLES)
-    for at, (key, value) in enumerate(passed):
-        environment[f"GIT_CONFIG_KEY_{at}"], environment[f"GIT_CONFIG_VALUE_{at}"] = key, value
-    environment["GIT_CONFIG_COUNT"] = str(len(passed)) if passed else None
-    return environment
-
-
-def shown(url: str) -> str:
-    """An address without the user and password that it may have, for messages: these go into logs."""
-    return _USER.sub("", url)
-
-
-def _seen_in(place: Path) -> set[tuple[str, str]]:
-    """The settings about transport that git sees in another Git folder: those of the user count for some folders alone."""
-    listed = git("config", "--list", "--show-scope", "-z", env={**LOCAL_VARIABLES, "GIT_DIR": str(place)})
-    return {(setting.key, setting.value) for setting in Settings(listed).matching(_FORWARDED)}
-
-
 class GitRemote:
     """The Git repository at `url` (absolute, if it is a path), as a remote of `store`. A `git_gru.store.remote.Remote`.
 
@@ -134,6 +111,11 @@ class GitRemote:
         self._optional = optional
         self._tell = tell
         self._ref = f"refs/gru/remotes/{_component(name, url)}"
+        self._was_read = False
+        self._is_direct = True
+        self._talk: UploadPack | None = None
+        self._open = contextlib.ExitStack()
+        weakref.finalize(self, self._open.close)
 
     def look(self) -> bytes | None:
         """As `Remote.look`."""
@@ -143,6 +125,7 @@ class GitRemote:
                 status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
                 if status == 0:
                     self._trim()
+                    self._was_read = True
                     return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
                 if ".lock': File exists" not in said:
                     break
@@ -153,15 +136,22 @@ class GitRemote:
 
     def trees(self, oids: Sequence[bytes]) -> None:
         """As `Remote.trees`."""
-        self._objects(oids)
+        self._objects(oids, "tree")
 
     def models(self, trees: Sequence[bytes]) -> None:
         """As `Remote.models`."""
-        self._objects(trees, "--no-filter")
+
+        def ask(server: UploadPack) -> None:
+            self._receive(server, trees, "tree")
+            self._receive(server, self._named_by(trees), "blob")
+
+        if not self._directly(ask):
+            self._by_git(self._store.objects.absent(trees), "--no-filter")
+            self._by_git(self._store.objects.absent(self._named_by(trees)))
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
-        self._objects(oids)
+        self._objects(oids, "blob")
 
     def move(self, new: bytes, old: bytes | None, *, replace: bool = False, shared: bool = True) -> bool:
         """As `Remote.move`.
@@ -189,24 +179,66 @@ class GitRemote:
         with self._alone():
             self._git("update-ref", "--no-deref", self._ref, state.hex())
 
-    def _objects(self, oids: Sequence[bytes], filter: str = "--filter=blob:none") -> None:
+    def _objects(self, oids: Sequence[bytes], kind: Kind) -> None:
+        if not oids:
+            return
+        if not self._directly(lambda server: self._receive(server, oids, kind)):
+            self._by_git(self._store.objects.absent(oids))
+
+    def _directly(self, ask: Callable[[UploadPack], None]) -> bool:
+        """Whether `ask` got all that it asks for from the hub's upload-pack itself; what did not come is left to `git fetch`.
+
+        Tried only where Git has just read the state: it has decided by then whether this address may be used. The conversation
+        lasts as long as this object, or to its first error.
+        """
+        if not (self._was_read and self._is_direct and self._server is not None):
+            return False
+        try:
+            if self._talk is None:
+                git = ("git", "--git-dir", str(self._store.repository), *_QUICK, *self._as_remote())
+                self._talk = self._open.enter_context(upload_pack(git, *self._server, self._environment))
+            ask(self._talk)
+        except BaseException as error:
+            self._open.close()
+            self._is_direct, self._talk = False, None
+            if not isinstance(error, IncomingError):
+                raise
+        return self._is_direct
+
+    @functools.cached_property
+    def _server(self) -> tuple[str, str] | None:
+        """The helper that goes to the hub's upload-pack, and the address that Git makes of `url`; None where there is no such."""
+        status, said = self._git(*self._as_remote(), "ls-remote", "--get-url", "gru")
+        url = said.strip()
+        helper = helper_for(url)
+        return (helper, url) if status == 0 and helper is not None else None
+
+    def _receive(self, server: UploadPack, oids: Sequence[bytes], kind: Kind) -> None:
+        folder, wanted = self._store.repository / "objects/pack", list(dict.fromkeys(oids))
+        for at in range(0, len(wanted), MOST_WANTS):
+            asked = wanted[at : at + MOST_WANTS]
+            pieces = server.pack(asked, alone=kind == "tree")
+            receive(pieces, folder, asked, kind=kind, longest=_LONGEST[kind])
+
+    def _named_by(self, trees: Sequence[bytes]) -> list[bytes]:
+        """The blobs of model trees that are here; a tree that is none is left to whoever reads the model."""
+        found: list[bytes] = []
+        for tree in trees:
+            with contextlib.suppress(StoreError):
+                found += model_blobs(self._store.objects, tree).values()
+        return found
+
+    def _by_git(self, oids: Sequence[bytes], filter: str = "--filter=blob:none") -> None:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()
         if not names:
             return
-        status, said = self._fetch(
-            *(filter, "--stdin"),
-            settings=("-c", "fetch.negotiationAlgorithm=noop"),
-            input=names,
-        )
+        alone = ("-c", "fetch.negotiationAlgorithm=noop")
+        status, said = self._fetch(filter, "--stdin", settings=alone, input=names)
         if status != 0:
             raise self._error("does not give what it should have", said)
 
     def _fetch(
-        self,
-        *options: str,
-        wanted: Sequence[str] = (),
-        settings: Sequence[str] = (),
-        input: bytes = b"",
+        self, *options: str, wanted: Sequence[str] = (), settings: Sequence[str] = (), input: bytes = b""
     ) -> tuple[int, str]:
         promised = ("-c", "remote.gru.promisor=true", "-c", "remote.gru.partialclonefilter=blob:none")
         return self._git(

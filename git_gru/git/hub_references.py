@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from git_gru.git.git_remote import transport_environment
 from git_gru.git.partial import promisors
 from git_gru.git.repository import Repository
 from git_gru.git.run import completed, git
+from git_gru.git.transport import transport_environment
 
 _SPECS = ("+refs/*:refs/*", "^refs/gru/store", "^refs/gru/remotes/*")
 """A hub's own store is no part of what its references need."""

@@ -54,7 +54,10 @@ def offer(repo: Repository) -> "tuple[HookChange, ...]":
 
     Raises `NoPushHookError` where no hook sends the models after that, `InputError` where two hooks stand in the way of ours.
     """
+    from git_gru.git.hooks import hook_folder
+
     repo.gru_dir.mkdir(parents=True, exist_ok=True)
+    folder = hook_folder(repo)
     with (repo.gru_dir / _MARK).open("ab") as mark:
         fcntl.flock(
             mark, fcntl.LOCK_EX
@@ -64,11 +67,11 @@ def offer(repo: Repository) -> "tuple[HookChange, ...]":
             return ()
         try:
             first = not os.fstat(mark.fileno()).st_size
-            done = _write(repo, command.removesuffix(" filter-process")) if first else ()
+            done = _write(repo, folder, command.removesuffix(" filter-process")) if first else ()
         finally:
             os.truncate(mark.fileno(), 0)
             mark.write(_DONE)
-    require_push_hook(repo)
+    _require_push_hook(repo, folder)
     return done
 
 
@@ -76,9 +79,13 @@ def require_push_hook(repo: Repository) -> None:
     """Raises `NoPushHookError` unless Git, at a push from here, runs a hook that sends the models, or the user sees to it."""
     from git_gru.git.hooks import hook_folder
 
+    _require_push_hook(repo, hook_folder(repo))
+
+
+def _require_push_hook(repo: Repository, folder: Path) -> None:
     if (repo.config(SETTING) or "true").lower() in ("false", "no", "off", "0"):
         return
-    hook = hook_folder(repo) / "pre-push"
+    hook = folder / "pre-push"
     if _sends_models(hook):
         return
     here = _is_own(repo, hook.parent)
@@ -92,17 +99,16 @@ def require_push_hook(repo: Repository) -> None:
     )
 
 
-def _write(repo: Repository, program: str) -> "tuple[HookChange, ...]":
-    from git_gru.git.hooks import NAMES, hook_folder, install
+def _write(repo: Repository, folder: Path, program: str) -> "tuple[HookChange, ...]":
+    from git_gru.git.hooks import NAMES, write_stubs
 
-    folder = hook_folder(repo)
     if not _is_own(repo, folder):
         return ()
     wanted = [name for name in NAMES if not os.path.lexists(folder / name)]
     # Nothing is lost without our pre-commit hook: another stays alone in its place
     if "pre-push" not in wanted and not _sends_models(folder / "pre-push"):
         wanted.append("pre-push")
-    return install(repo, program, wanted)
+    return write_stubs(folder, program, wanted)
 
 
 def _sends_models(hook: Path) -> bool:

@@ -1,8 +1,9 @@
-"""pkt-line: the framing that Git speaks with a long-running filter.
+"""pkt-line: the framing that Git speaks with a long-running filter, and with a server.
 
 A packet is four hex digits (its length, these four included) and up to 65,516 bytes; `0000` is a *flush* and ends a list
-or a content. Lists are lines of text (`key=value`), contents are bytes cut at will. Source: gitprotocol-common(5) and
-gitattributes(5), "Long Running Filter Process".
+or a content. Lists are lines of text (`key=value`), contents are bytes cut at will. A client and a server have two
+more marks without a payload. Sources: gitprotocol-common(5), gitprotocol-v2(5), and gitattributes(5), "Long Running Filter
+Process".
 
 Copies are what a pipe of gigabytes costs, so contents are read straight into the caller's buffer, and written as a
 scatter list of headers and slices of the caller's buffers, many packets a system call.
@@ -15,6 +16,11 @@ from typing import BinaryIO
 
 MAX_PAYLOAD = 65516
 FLUSH = b"0000"
+DELIMITER = b"0001"
+"""Ends a section of a message to or from a server."""
+RESPONSE_END = b"0002"
+"""Ends what comes of one request through a remote helper."""
+_MARKS = (FLUSH, DELIMITER, RESPONSE_END)
 _BATCH = 256  # packets a system call: 512 buffers, under the 1,024 that Linux takes (IOV_MAX); some systems take less
 _FULL = b"%04x" % (MAX_PAYLOAD + 4)
 
@@ -37,18 +43,33 @@ class PacketReader:
 
     def header(self) -> int | None:
         """The payload length of the next packet, None for a flush. Raises `EndOfStreamError` at the end."""
+        length = self._length()
+        if length == 0:
+            return None
+        if length < 4:
+            raise ProtocolError(f"bad packet length {length}")
+        return length - 4
+
+    def packet(self) -> tuple[bytes, bool]:
+        """(payload, False) of the next packet, or (`FLUSH`, `DELIMITER` or `RESPONSE_END`, True). Raises `EndOfStreamError`."""
+        length = self._length()
+        if length < len(_MARKS):
+            return _MARKS[length], True
+        if not 4 <= length <= MAX_PAYLOAD + 4:
+            raise ProtocolError(f"bad packet length {length}")
+        payload = self._stream.read(length - 4)
+        if len(payload) < length - 4:
+            raise EndOfStreamError("the pipe was closed")
+        return payload, False
+
+    def _length(self) -> int:
         digits = self._stream.read(4)
         if len(digits) < 4:
             raise EndOfStreamError("the pipe was closed")
         try:
-            length = int.from_bytes(unhexlify(digits), "big")  # `int` would let signs, spaces and 0x pass
+            return int.from_bytes(unhexlify(digits), "big")  # `int` would let signs, spaces and 0x pass
         except ValueError as error:
             raise ProtocolError(f"bad packet length {digits!r}") from error
-        if length == 0:
-            return None
-        if length < 4:
-            raise ProtocolError(f"bad packet length {digits!r}")
-        return length - 4
 
     def lines(self) -> list[str]:
         """The text packets up to the next flush, without their newlines. Bytes outside UTF-8 become surrogates."""

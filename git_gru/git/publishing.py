@@ -12,7 +12,7 @@ from typing import NamedTuple
 from git_gru.errors import InputError
 from git_gru.git.changes import changes
 from git_gru.git.confirmed import Confirmed, read_confirmed, write_confirmed
-from git_gru.git.git_remote import Tell, shown
+from git_gru.git.git_remote import Tell
 from git_gru.git.history import model_history, versions
 from git_gru.git.manifests import ManifestBlobs
 from git_gru.git.partial import complete, promisors
@@ -21,6 +21,7 @@ from git_gru.git.revisions import ModelReader
 from git_gru.git.run import lines
 from git_gru.git.selection import PATHS_HINT, NothingMatchesError
 from git_gru.git.sources import absolute, fetch_url, push_remote, push_url, push_urls, remote_names
+from git_gru.git.transport import shown
 from git_gru.store.manifest import Manifest
 from git_gru.store.publish import Progress, Published, publish, republish
 from git_gru.store.remote import Remote, blamed

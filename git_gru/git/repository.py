@@ -121,12 +121,15 @@ class Repository:
 
     def require_sha1(self) -> None:
         """Raises `ObjectFormatError` unless the repository names its objects by SHA-1, as git-gru does all over."""
-        format = self.git("rev-parse", "--show-object-format").decode().strip()
-        if format != "sha1":
+        if self._object_format != "sha1":
             raise ObjectFormatError(
-                f"{self.common_dir} names its objects by {format.upper()}, with which git-gru does not work",
+                f"{self.common_dir} names its objects by {self._object_format.upper()}, with which git-gru does not work",
                 hint="Models need a repository with Git's default: git init --object-format=sha1",
             )
+
+    @cached_property
+    def _object_format(self) -> str:
+        return self.git("rev-parse", "--show-object-format").decode().strip()
 
     @property
     def gru_dir(self) -> Path:

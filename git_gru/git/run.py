@@ -44,6 +44,9 @@ LOCAL_VARIABLES: Environment = dict.fromkeys(
 """What ties a git process to one repository (`git rev-parse --local-env-vars`); as `env` it unties the child."""
 
 
+PIPE_BYTES = 1 << 20
+"""What a pipe that many bytes pass is asked to hold; Linux's default of 64 KiB makes its two ends take turns."""
+
 _AT_ONCE = 1 << 16
 """Bytes that are read from a pipe at once."""
 
@@ -103,6 +106,16 @@ def is_running(process: int) -> bool:
     except PermissionError:
         return True  # another user's
     return True
+
+
+def widen(pipe: int) -> None:
+    """Asks that a pipe hold `PIPE_BYTES`; on files, terminals and other systems nothing happens."""
+    try:
+        import fcntl
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    except (ImportError, AttributeError, OSError):
+        pass
 
 
 def inherited(name: str) -> bool:

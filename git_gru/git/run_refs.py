@@ -130,7 +130,6 @@ def _settled(repo: Repository, record: RunRecord) -> RunRecord:
     if held or (held is None and is_running(record.pid)):
         return record
     killed = record.trainer or "the launcher of this run"
-    goes_on = record.trainer is None and record.nodes == 1
-    hint = f"Go on: git gru train --resume {record.id}" if goes_on else None
+    hint = f"Go on: git gru train --resume {record.id}" if record.trainer is None else None
     gone = Failure(message=f"{killed} was killed", host=record.host, hint=hint)
     return replace(record, state=RunState.FAILED, failure=gone)

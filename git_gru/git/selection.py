@@ -6,8 +6,8 @@ model that they leave out stays a manifest in the worktree unless it is in the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import NamedTuple
 
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
@@ -21,8 +21,7 @@ class NothingMatchesError(InputError):
     exit_code = 1
 
 
-@dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(NamedTuple):  # no dataclass: checkouts wait for this file
     """Paths that match one of `include` (none: all) and none of `exclude`."""
 
     include: tuple[str, ...] = ()

@@ -17,9 +17,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from git_gru.errors import InputError
-from git_gru.git.git_remote import GitRemote, Tell, shown, transport_environment
+from git_gru.git.git_remote import GitRemote, Tell
 from git_gru.git.local_remote import remote_at
 from git_gru.git.repository import Repository
+from git_gru.git.transport import shown, transport_environment
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.store import REF, Store
 

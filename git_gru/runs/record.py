@@ -76,7 +76,7 @@ class RunRecord:
     `incidents` are what the guard caught, oldest first.
     `trainer` names the program of a run that was trained by code of the user's own (`git_gru.Run`); such a run has no recipe
     file, its `recipe` is what the program said of itself, and `seed` and `steps` may be unknown. `nproc` are the workers on all
-    `nodes` (machines) together, if each has as many as node 0.
+    `nodes` (machines) together; `changes` are sentences that say when these became others, and what that cost.
     """
 
     id: str
@@ -107,6 +107,7 @@ class RunRecord:
     failure: Failure | None = None
     trainer: str | None = None
     nodes: int = 1
+    changes: tuple[str, ...] = ()
 
     @property
     def progress(self) -> str:
@@ -141,6 +142,7 @@ def parse_record(data: bytes, *, where: str) -> RunRecord:
         fields["overrides"] = tuple(fields["overrides"])
         fields["checkpoints"] = tuple(Checkpoint(**checkpoint) for checkpoint in fields["checkpoints"])
         fields["incidents"] = tuple(parse_incident(incident) for incident in fields.get("incidents", ()))
+        fields["changes"] = tuple(fields.get("changes", ()))
         if fields["failure"] is not None:
             fields["failure"] = Failure(**fields["failure"])
         return RunRecord(**fields)

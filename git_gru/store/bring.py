@@ -10,7 +10,7 @@ the store's.
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from git_gru.errors import GruError, StoreError
 from git_gru.ids import Buffer
@@ -35,8 +35,7 @@ _NOWHERE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
+class Brought(NamedTuple):  # no dataclass: checkouts wait for this file
     """What was fetched: models that are whole here now, blobs, and their bytes as kept."""
 
     models: int

@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple
 
 from git_gru.errors import MachineError
 from git_gru.ids import Buffer
+from git_gru.store.flushing import FlushAhead
 
 Kind = Literal["commit", "tree", "blob", "tag"]
 KINDS: dict[Kind, int] = {"commit": 1, "tree": 2, "blob": 3, "tag": 4}
@@ -123,6 +124,7 @@ class PackWriter:
             self._file = open(self._temporary, "xb", buffering=0)  # noqa: SIM115 - closed by finish or abandon
         except OSError as error:
             raise no_room(error, folder) from error
+        self._ahead = FlushAhead(self._file.fileno())
         try:
             self._put(_pack_header(expected))
         except BaseException:
@@ -149,27 +151,29 @@ class PackWriter:
 
         It is taken back when the pack has it, or when `known` says so of its id.
         """
-        start, before = self._offset, self._sha.copy()
-        sha, crc, seen = object_hash(kind, size), 0, 0
+        entry = self.begin()
+        sha, seen = object_hash(kind, size), 0
         rest = iter(pieces)
         first = _gathered(rest, _SAMPLED)
         deflate = zlib.compressobj(_level(first))
-        crc = self._append(entry_header(KINDS[kind], size), crc)
+        entry.write(entry_header(KINDS[kind], size))
         for piece in itertools.chain([first], rest):
             sha.update(piece)
             seen += len(piece)
-            crc = self._append(deflate.compress(piece), crc)
+            entry.write(deflate.compress(piece))
         if seen != size:
             raise ValueError(f"the object has {seen} bytes, not {size}")
-        crc = self._append(deflate.flush(), crc)
+        entry.write(deflate.flush())
         oid = sha.digest()
         if oid in self._entries or known(oid):
-            os.ftruncate(self._file.fileno(), start)
-            self._file.seek(start)
-            self._offset, self._sha = start, before
+            entry.take_back()
         else:
-            self._entries[oid] = (start, crc)
+            entry.keep(oid)
         return oid
+
+    def begin(self) -> "OpenEntry":
+        """An entry at the pack's end, to be written in pieces as it shall stand there, then kept or taken back."""
+        return OpenEntry(self)
 
     def oids(self) -> Set[bytes]:
         """The ids of the objects in the pack."""
@@ -194,13 +198,15 @@ class PackWriter:
 
     def abandon(self) -> None:
         """Throws the unfinished pack away."""
+        self._ahead.stop()
         self._file.close()
         self._temporary.unlink(missing_ok=True)
         self._index.unlink(missing_ok=True)
 
     def _publish(self, promised: bool) -> Path:
-        checksum = self._checksum()
+        checksum = self.checksum()
         self._put(checksum)
+        self._ahead.wait()
         os.fsync(self._file.fileno())
         self._file.close()
         final = self.folder / f"pack-{checksum.hex()}.pack"
@@ -217,11 +223,7 @@ class PackWriter:
         sync_folder(self.folder)
         return final
 
-    def _append(self, data: bytes, crc: int) -> int:
-        self._put(data)
-        return zlib.crc32(data, crc)
-
-    def _put(self, data: bytes) -> None:
+    def _put(self, data: Buffer) -> None:
         view = memoryview(data)
         while view:
             try:
@@ -229,11 +231,12 @@ class PackWriter:
             except OSError as error:
                 raise no_room(error, self.folder) from error
             view = view[written:]
+        self._ahead.wrote(len(data))
         self._offset += len(data)
         self._sha.update(data)
 
-    def _checksum(self) -> bytes:
-        """SHA-1 over all that was written; the header's count is mended first where the expectation was wrong."""
+    def checksum(self) -> bytes:
+        """What ends the pack if no more entries come: SHA-1 over all of it. A wrong count in its header is mended first."""
         if len(self._entries) == self._expected:
             return self._sha.digest()
         os.pwrite(self._file.fileno(), _pack_header(len(self._entries)), 0)
@@ -242,6 +245,32 @@ class PackWriter:
             while piece := file.read(_COPY):
                 sha.update(piece)
         return sha.digest()
+
+
+class OpenEntry:
+    """An entry that comes in pieces. Made by `PackWriter.begin`."""
+
+    def __init__(self, pack: PackWriter) -> None:
+        self._pack = pack
+        self._start = pack._offset
+        self._sha = pack._sha.copy()
+        self._crc = 0
+
+    def write(self, data: Buffer) -> None:
+        """The next bytes of the entry."""
+        self._pack._put(data)
+        self._crc = zlib.crc32(data, self._crc)
+
+    def keep(self, oid: bytes) -> None:
+        """The entry is whole: it is the object `oid`."""
+        self._pack._entries[oid] = (self._start, self._crc)
+
+    def take_back(self) -> None:
+        """The pack is again as it was before the entry."""
+        pack = self._pack
+        os.ftruncate(pack._file.fileno(), self._start)
+        pack._file.seek(self._start)
+        pack._offset, pack._sha = self._start, self._sha
 
 
 def _gathered(pieces: Iterator[Buffer], length: int) -> bytearray:

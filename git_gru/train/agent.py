@@ -1,4 +1,4 @@
-"""The agent's process: `python -m git_gru.train.agent JOB THREADS PARENT`, a child of the launcher.
+"""The agent's process: `python -m git_gru.train.agent JOB THREADS PARENT [LISTENER]`, a child of the launcher.
 
 It is `torch.distributed.run` (PyTorch's elastic agent) with what facts about it ask for set before torch is imported, and
 with its account of failed workers written where the launcher finds it. In a process of its own, so that the CLI never
@@ -15,7 +15,7 @@ from typing import Any
 
 from git_gru.errors import GruError
 from git_gru.train.job import Job
-from git_gru.train.nodes import interface_of
+from git_gru.train.nodes import LOOPBACK, JoinError, interface_of
 from git_gru.train.processes import die_with_parent
 
 AGENT_VARIABLE = "GIT_GRU_AGENT"
@@ -24,7 +24,7 @@ AGENT_VARIABLE = "GIT_GRU_AGENT"
 
 def main() -> int:
     """Runs the job's workers; 0 when all of them ended well."""
-    job_file, threads, parent = sys.argv[1:]
+    job_file, threads, parent, *listener = sys.argv[1:]
     die_with_parent(int(parent), signal.SIGINT)
     signal.signal(
         signal.SIGTERM, lambda number, frame: None
@@ -36,7 +36,8 @@ def main() -> int:
 
     from git_gru.train import rendezvous
 
-    rendezvous.register(job.nodes, job.recipe.launch.join_timeout)
+    descriptor = int(listener[0]) if listener else None
+    rendezvous.register(job.generation, descriptor, job.recipe.launch.join_timeout)
     try:
         arguments = run.parse_args(_arguments(job, job_file, rendezvous.BACKEND))  # type: ignore[no-untyped-call]
         if hasattr(
@@ -44,7 +45,7 @@ def main() -> int:
         ):  # older versions of torch end at SIGTERM, whatever was set before
             arguments.signals_to_handle = "SIGINT"
         run.run(arguments)  # type: ignore[no-untyped-call]
-    except rendezvous.JoinError as error:
+    except JoinError as error:
         job.failures.write_text(json.dumps([_not_joined(error)], indent=1))
         return 1
     except ChildFailedError as error:
@@ -57,11 +58,11 @@ def main() -> int:
 def _arguments(job: Job, job_file: str, backend: str) -> list[str]:
     """For `torch.distributed.run`: no restarts, everything printed into files."""
     return [
-        f"--nnodes={job.nodes.count if job.nodes else 1}",
+        f"--nnodes={job.generation.count if job.generation else 1}",
         f"--nproc-per-node={job.recipe.launch.nproc}",
         f"--rdzv-backend={backend}",
-        f"--rdzv-id={job.run}",
-        f"--local-addr={job.nodes.address if job.nodes else '127.0.0.1'}",  # by default the host's name, which need not resolve
+        f"--rdzv-id={job.run}-{job.generation.index if job.generation else 1:06}",  # logs are named by it
+        f"--local-addr={job.generation.address if job.generation else LOOPBACK}",  # else the host's name, which need not resolve
         "--max-restarts=0",
         f"--log-dir={job.logs}",
         "--redirects=3",
@@ -80,7 +81,7 @@ def _variables(job: Job, threads: str) -> dict[str, str]:
         AGENT_VARIABLE: str(os.getpid()),
     }
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    interface = interface_of(job.nodes.address) if job.nodes is not None else loopback
+    interface = interface_of(job.generation.address) if job.generation is not None else loopback
     if interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
         variables["GLOO_SOCKET_IFNAME"] = interface
     return variables
@@ -89,7 +90,7 @@ def _variables(job: Job, threads: str) -> dict[str, str]:
 def _not_joined(error: GruError) -> dict[str, Any]:
     """As `_told`, for a run of which no worker was started."""
     message = f"{error}. {error.hint}" if error.hint else str(error)
-    return {"rank": None, "exitcode": 1, "message": message, "traceback": None, "time": 0}
+    return {"rank": None, "local_rank": None, "exitcode": 1, "message": message, "traceback": None, "time": 0}
 
 
 def _told(rank: int, failure: Any) -> dict[str, Any]:
@@ -100,6 +101,7 @@ def _told(rank: int, failure: Any) -> dict[str, Any]:
         message = message.get("message", "")
     return {
         "rank": rank,
+        "local_rank": failure.local_rank,
         "exitcode": failure.exitcode,
         "message": str(message),
         "traceback": trace,

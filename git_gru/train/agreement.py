@@ -1,32 +1,17 @@
-"""Whether all workers of a run train the same: the commit, the recipe, the versions. Machines can differ in all of it."""
+"""Whether all workers of a run compute by the same means: machines can differ."""
 
 import json
 from collections.abc import Mapping
 
 import torch
 
-import git_gru
-from git_gru.errors import InputError
-from git_gru.train.job import Job
+from git_gru.train.welcome import DisagreementError
 from git_gru.train.world import World
 
 
-class DisagreementError(InputError):
-    """A worker trains something else than the others."""
-
-
-def facts_of(job: Job, world: World) -> dict[str, str]:
-    """What must be the same on every rank; the recipe's section `launch` may differ."""
-    facts = {
-        "commit": job.source,
-        "version of git-gru": git_gru.__version__,
-        "version of torch": torch.__version__,
-        "kind of device": world.device.type,
-    }
-    for section, keys in job.recipe.as_json().items():
-        if section != "launch":
-            facts |= {f"key {section}.{key}": json.dumps(value) for key, value in keys.items()}
-    return facts
+def facts_of(world: World) -> dict[str, str]:
+    """What must be the same on every rank, and only a worker can tell: the launchers have seen to the rest (`assisting`)."""
+    return {"version of torch": torch.__version__, "kind of device": world.device.type}
 
 
 def require_agreement(world: World, node: str, facts: Mapping[str, str]) -> None:
@@ -45,5 +30,5 @@ def require_agreement(world: World, node: str, facts: Mapping[str, str]) -> None
             if found.get(name) != value:
                 raise DisagreementError(
                     f"the {name} on {other} (rank {rank}) is {found.get(name)}, and on {first} (rank 0) {value}",
-                    hint="All nodes must train the same commit by the same recipe, with the same versions.",
+                    hint="All nodes need the same versions and the same kind of device (launch.device).",
                 )

@@ -17,7 +17,7 @@ from git_gru.git.run_control import forget_run
 from git_gru.git.run_folders import LAUNCHER_LOG, run_folder
 from git_gru.git.run_refs import read_record, write_record
 from git_gru.runs.record import RunRecord
-from git_gru.train.launch import first_record
+from git_gru.train.keeping import first_record
 from git_gru.train.plan import Plan
 from git_gru.train.resuming import check_resumable
 

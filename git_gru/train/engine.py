@@ -9,8 +9,8 @@
 What the guard catches ends the run or takes it back to the last checkpoint, and on from there with other data.
 
 Where they meet anyway (`SyncStrategy.meets`; with the default strategy at every step) the ranks ask each other whether one of
-them was told to stop (`job.stop`), so all leave after the same step; the last one is then made a checkpoint. The guard's look and
-the log wait for such a step as well: nothing else may hold up workers that go by themselves.
+them was told to stop (`job.is_asked_to_end`), so all leave after the same step; the last one is then made a checkpoint. The
+guard's look and the log wait for such a step as well: nothing else may hold up workers that go by themselves.
 """
 
 import math
@@ -37,7 +37,8 @@ from git_gru.train.meeting import Meetings
 from git_gru.train.patience import Patience
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
-from git_gru.train.resume import balance_state, capture, rank_states, restore
+from git_gru.train.restoring import Kept, restore, seed_after
+from git_gru.train.resume import balance_state, capture, rank_states
 from git_gru.train.schedule import learning_rate
 from git_gru.train.sharding import Indices, batch_plan, order_seed
 from git_gru.train.sync import build_strategy
@@ -92,7 +93,8 @@ class Engine:
         self._balance = Balancer(recipe.balance, batch=recipe.train.batch, ranks=world.size, rank=world.rank)
         self._met = job.start.step if job.start else 0
         self._heart = Heartbeat(job.heartbeats / str(world.rank))
-        self._patience = Patience(recipe.train.patience, _earlier_losses(job, repo))
+        losses = _earlier_losses(job, repo) if world.rank == 0 else None
+        self._patience = Patience(recipe.train.patience, world.tell(losses))
         self._guard = Guard(
             recipe.guard,
             self._network,
@@ -131,9 +133,7 @@ class Engine:
                     last or self._strategy.meets(step) or self._checkpointing(step) or self._evaluating(step)
                 ):
                     continue
-                stopping = self._world.any(self._job.stop.exists())
-                if stopping and self._world.rank == 0:
-                    self._job.stop.touch()  # another node was asked: this one's launcher shall know
+                stopping = self._world.any(self._job.is_asked_to_end)
                 try:
                     stopping = self._after_step(step, last=stopping or last) or stopping
                     self._met = step
@@ -177,9 +177,8 @@ class Engine:
             self._tell(step, validation=self._validate(step))
 
     def _checkpointing(self, step: int) -> bool:
-        if self._meetings is not None:
-            return self._meetings.due(step)
-        return step % self._recipe.train.checkpoint_every == 0
+        meetings, every = self._meetings, self._recipe.train.checkpoint_every
+        return meetings.due(step) if meetings is not None else step % every == 0
 
     def _evaluating(self, step: int) -> bool:
         return self._recipe.train.eval_every > 0 and step % self._recipe.train.eval_every == 0
@@ -191,10 +190,13 @@ class Engine:
             # two ranks round by their place in a bucket. So it sees one here, as it had when the checkpoint was made.
             self._backward(*self._batch(start.step))
             self._optimizer.zero_grad()
-        store, name = repo.store(), f"{start.commit}:{self._recipe.model.path}"
-        load(self._network, store, read_model(repo, name), where=name)
-        state, where = read_state(repo, start.state), f"the resume state of step {start.step}"
-        restored = restore(self._network, self._optimizer, self._world, store, state, where=where)
+        kept = None
+        if self._world.rank == 0:
+            where = f"{start.commit}:{self._recipe.model.path}"
+            weights, state = read_model(repo, where), read_state(repo, start.state)
+            kept = Kept(store=repo.store(), weights=weights, state=state, where=where)
+        seed = seed_after(self._recipe.train.seed, start.step)
+        restored = restore(self._network, self._optimizer, self._strategy, self._world, kept, seed=seed)
         self._task.carried, self._guard.course = restored.carried, restored.course
         self._strategy.restore(start.step, restored.sync)
         self._balance.restore(restored.balance)

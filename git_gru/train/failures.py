@@ -31,8 +31,12 @@ _LOST = (
     "Connection refused",
     "Broken pipe",
     "gloo/transport",
+    "Timed out waiting",
+    "DistNetworkError",
+    "DistStoreError",
 )
 
+LOST_ANOTHER = "lost its connection to another worker"
 
 _HINTS: tuple[tuple[str, str], ...] = (
     (
@@ -81,10 +85,7 @@ def step_noted(step: Callable[[], int]) -> Iterator[None]:
 
 def find_cause(job: Job, returncode: int) -> Failure:
     """The failure to report, from what the agent wrote down; `returncode` is the agent's."""
-    try:
-        failures: list[dict[str, Any]] = json.loads(job.failures.read_text())
-    except (OSError, ValueError):
-        failures = []
+    failures = _told(job)
     if not failures:
         how = _signal_name(-returncode) if returncode < 0 else f"exit status {returncode}"
         failure = Failure(message=f"the agent ended without a word ({how})", log=str(job.agent_log))
@@ -95,11 +96,25 @@ def find_cause(job: Job, returncode: int) -> Failure:
     failure = Failure(
         message=_sentence(cause),
         rank=cause["rank"],
-        log=_log_of(job, cause["rank"]) if cause["rank"] is not None else None,
+        log=_log_of(job, cause["local_rank"]) if cause["local_rank"] is not None else None,
         step=int(found[1]) if found else None,
         traceback=_STEP_NOTE.sub("", trace).rstrip() if trace else None,
     )
     return _completed(job, failure)
+
+
+def is_loss(job: Job) -> bool:
+    """Whether no worker failed by itself: each was killed, or lost another."""
+    return all(failure["rank"] is not None and _rank_of_blame(failure) for failure in _told(job))
+
+
+def _told(job: Job) -> list[dict[str, Any]]:
+    """What the agent wrote down of its workers' ends."""
+    try:
+        failures: list[dict[str, Any]] = json.loads(job.failures.read_text())
+    except (OSError, ValueError):
+        return []
+    return failures
 
 
 def _completed(job: Job, failure: Failure) -> Failure:
@@ -149,7 +164,7 @@ def _sentence(failure: dict[str, Any]) -> str:
     if failure["traceback"]:
         trace = _STEP_NOTE.sub("", failure["traceback"])
         if any(lost in trace for lost in _LOST):
-            return "lost its connection to another worker"
+            return LOST_ANOTHER
         last = [line for line in trace.splitlines() if line and not line.startswith(" ")][-1:]
         message = str(failure["message"])
         return message.partition(": ")[2] if last and last[0].startswith("git_gru.") else message

@@ -107,7 +107,7 @@ class StallWatch:
         """The stall, once it is sure."""
         if not self._limit or not self._folder.is_dir():
             return None
-        stall = find_stall(_read(self._folder), self._limit, time.monotonic())
+        stall = find_stall(read_beats(self._folder), self._limit, time.monotonic())
         self._found = self._found + 1 if stall else 0
         return stall if self._found >= SURE_AFTER else None
 
@@ -127,9 +127,10 @@ def find_stall(beats: Mapping[int, Beat], limit: float, now: float) -> Stall | N
     return Stall(rank=last[0] if len(last) == 1 else None, step=least[0], seconds=seconds)
 
 
-def _read(folder: Path) -> dict[int, Beat]:
+def read_beats(folder: Path) -> dict[int, Beat]:
+    """The beats of this machine's workers, by rank; none where they are not there yet."""
     found = {}
-    for path in folder.iterdir():
+    for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(OSError, struct.error):  # one that is just being made, or taken away
             alive, since, step, phase = _BEAT.unpack(path.read_bytes())
             found[int(path.name)] = Beat(alive, since, step, Phase(phase))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from git_gru.git.run_folders import AGENT_LOG, STOP
 from git_gru.train.architecture import Architecture
-from git_gru.train.nodes import Nodes
+from git_gru.train.nodes import Generation
 from git_gru.train.recipe import Recipe
 from git_gru.train.recipe_file import recipe_of
 
@@ -41,8 +41,8 @@ class Job:
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
     seeded weights. `ref` is the full name of the branch that checkpoints go to. `architecture` is the network of recipe and data.
     `start` is None for a run from the beginning; one with `until` ends after that step, as if it had been asked to stop there.
-    `nodes` are the machines of a run that has several. `push` is the remote that it is pushed to, if any; `round` the rounds of
-    sites that the commit it starts or goes on from has behind it.
+    `generation` is how the machines of a run that has several have come together, None for one machine alone. `push` is the
+    remote that it is pushed to, if any; `round` the rounds of sites that the commit it starts or goes on from has behind it.
     """
 
     run: str
@@ -55,7 +55,7 @@ class Job:
     architecture: Architecture
     start: Start | None = None
     until: int | None = None
-    nodes: Nodes | None = None
+    generation: Generation | None = None
     push: str | None = None
     round: int = 0
 
@@ -73,6 +73,16 @@ class Job:
     def stop(self) -> Path:
         """The file whose being there asks the workers to stop after the current step."""
         return self.folder / STOP
+
+    @property
+    def pause(self) -> Path:
+        """The file by which the launcher asks the same, when other nodes than now are to go on."""
+        return self.folder / "pause"
+
+    @property
+    def is_asked_to_end(self) -> bool:
+        """Whether the workers are to leave after the current step, for good or to come together anew."""
+        return self.stop.exists() or self.pause.exists()
 
     @property
     def heartbeats(self) -> Path:
@@ -111,5 +121,7 @@ class Job:
         fields = json.loads(path.read_text())
         fields["folder"], fields["repository"] = Path(fields["folder"]), Path(fields["repository"])
         start = None if fields["start"] is None else Start(**fields["start"])
-        nodes = None if fields["nodes"] is None else Nodes(**fields["nodes"])
-        return cls(**fields | {"recipe": recipe_of(fields["recipe"]), "start": start, "nodes": nodes})
+        generation = None if fields["generation"] is None else Generation(**fields["generation"])
+        return cls(
+            **fields | {"recipe": recipe_of(fields["recipe"]), "start": start, "generation": generation}
+        )

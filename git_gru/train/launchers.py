@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
+from git_gru.train.nodes import Counts
 
 LAUNCHERS = ("slurm", "kubernetes")
 PORT = 29400
@@ -25,13 +26,15 @@ class Launch:
     """What is to be started: `words` are further words for `git gru train`, `url` is where the nodes clone `remote` from."""
 
     commit: str
-    nodes: int
+    counts: Counts
     url: str
     remote: str
     words: tuple[str, ...] = ()
 
 
-def plan_launch(repo: Repository, commit: str, *, nodes: int, remote: str, words: Sequence[str]) -> Launch:
+def plan_launch(
+    repo: Repository, commit: str, *, counts: Counts, remote: str, words: Sequence[str]
+) -> Launch:
     """Raises `LauncherError` for a remote that is none, or does not have the commit."""
     full = resolve_commit(repo, commit)
     found = repo.completed("remote", "get-url", remote)
@@ -47,7 +50,7 @@ def plan_launch(repo: Repository, commit: str, *, nodes: int, remote: str, words
             hint=f"Push it: git push {remote} {commit}:…; if it is there: git fetch {remote}",
         )
     url = found.stdout.decode("utf-8", "surrogateescape").strip()
-    return Launch(commit=full, nodes=nodes, url=url, remote=remote, words=tuple(words))
+    return Launch(commit=full, counts=counts, url=url, remote=remote, words=tuple(words))
 
 
 def script(launcher: str, launch: Launch) -> str:
@@ -56,30 +59,41 @@ def script(launcher: str, launch: Launch) -> str:
 
 
 def slurm(launch: Launch) -> str:
-    """For `sbatch`: one task a node; the first node of the job listens. Source: https://slurm.schedmd.com/sbatch.html."""
+    """For `sbatch`: one task a node; the first node of the job listens. Source: https://slurm.schedmd.com/sbatch.html.
+
+    Slurm gives a job as many of `MIN:MAX` nodes as are free when it starts; one that fails does not end the others then.
+    """
     node = _node_script(launch, "$SLURM_NODEID", "$GIT_GRU_HEAD")
     return f"""#!/bin/sh
 #SBATCH --job-name=git-gru
-#SBATCH --nodes={launch.nodes}
+#SBATCH --nodes={_slurm_nodes(launch.counts)}
 #SBATCH --ntasks-per-node=1
 # Written by `git gru train --launcher slurm`. Add what your cluster asks for: --partition, --time, --gpus-per-node, …
 set -eu
 GIT_GRU_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export GIT_GRU_HEAD
-exec srun --kill-on-bad-exit=1 sh -c {shlex.quote(node)}
+exec srun --kill-on-bad-exit={0 if launch.counts.is_elastic else 1} sh -c {shlex.quote(node)}
 """
+
+
+def _slurm_nodes(counts: Counts) -> str:
+    return f"{counts.least}-{counts.most}" if counts.is_elastic else str(counts.least)
 
 
 def kubernetes(launch: Launch) -> str:
     """A PyTorchJob (kubeflow.org/v1), in YAML; its operator tells each pod `RANK` and `MASTER_ADDR`.
+
+    Of `MIN:MAX` nodes MAX are asked for; the run begins with MIN of them, and a lost worker is started again.
 
     Source: https://www.kubeflow.org/docs/components/trainer/legacy-v1/user-guides/pytorch/.
     """
     # the operator may tell the master that its own address is localhost
     choose = 'head=$MASTER_ADDR; [ "$RANK" != 0 ] || head=$(hostname -i | cut -d " " -f 1)'
     node = f"{choose}\n{_node_script(launch, '$RANK', '$head')}"
-    counts = (("Master", 1), ("Worker", launch.nodes - 1))
-    pods = "".join(_replicas(kind, count, node) for kind, count in counts)
+    counts = (("Master", 1), ("Worker", launch.counts.most - 1))
+    pods = "".join(
+        _replicas(kind, count, node, is_elastic=launch.counts.is_elastic) for kind, count in counts
+    )
     return f"""# Written by `git gru train --launcher kubernetes`.
 # Set `image` to one that has git and git-gru (extra `train`), and what your cluster asks for: resources, secrets for Git.
 apiVersion: kubeflow.org/v1
@@ -91,11 +105,12 @@ spec:
 {pods}"""
 
 
-def _replicas(kind: str, count: int, node: str) -> str:
+def _replicas(kind: str, count: int, node: str, *, is_elastic: bool) -> str:
     lines = "\n".join(f"                  {line}" for line in node.splitlines())
+    restart = "OnFailure" if kind == "Worker" and is_elastic else "Never"
     return f"""    {kind}:
       replicas: {count}
-      restartPolicy: Never
+      restartPolicy: {restart}
       template:
         spec:
           containers:
@@ -119,5 +134,5 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 GIT_GRU_SKIP_SMUDGE=1 git clone --quiet --origin {shlex.quote(launch.remote)} {shlex.quote(launch.url)} "$work/repository"
 cd "$work/repository"
-git gru train {launch.commit} --nnodes {launch.nodes} --node-rank "{rank}" --rdzv-endpoint "{head}:{PORT}" \\
+git gru train {launch.commit} --nnodes {launch.counts} --node-rank "{rank}" --rdzv-endpoint "{head}:{PORT}" \\
   --push {shlex.quote(launch.remote)}{" " + words if words else ""}"""

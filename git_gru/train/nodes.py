@@ -1,7 +1,8 @@
 """The machines of a run that has several: what each of them is told, and how it finds itself on the network. Free of torch.
 
-The same command is given on every node, but for the node's number. Node 0 keeps the run's store at the endpoint, its rank 0
-commits, and its launcher writes the record; the others train, and write nothing.
+Node 0 keeps the run: it listens at the endpoint, its rank 0 commits, and its launcher writes the record (`leading`). The others
+join it, learn from it what to train, and write nothing (`assisting`). Whenever the nodes that train are others than before,
+they come together anew: each such time is a *generation* of the run.
 """
 
 import contextlib
@@ -12,10 +13,12 @@ import socket
 import struct
 from dataclasses import dataclass
 
-from git_gru.errors import InputError
+from git_gru.errors import InputError, RunFailedError
 
+LOOPBACK = "127.0.0.1"
 _SIOCGIFADDR = 0x8915
 """Linux's ioctl that tells an interface's IPv4 address; netdevice(7)."""
+_COUNTS = re.compile(r"(?P<least>\d{1,4})(?P<elastic>:(?P<most>\d{1,4}))?")
 _ENDPOINT = re.compile(r"(?P<host>[^:\s]+|\[[0-9A-Fa-f:.]+\]):(?P<port>\d{1,5})")
 
 
@@ -23,18 +26,40 @@ class NodesError(InputError):
     """What was said of a run's machines cannot be."""
 
 
+class JoinError(RunFailedError):
+    """The nodes of a run did not come together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """How many machines a run may have. `is_elastic` (`MIN:MAX`): they may come and go; else a lost one ends the run."""
+
+    least: int
+    most: int
+    is_elastic: bool
+
+    def __str__(self) -> str:
+        return f"{self.least}:{self.most}" if self.is_elastic else str(self.least)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
-    """A run's machines as one of them sees them: `count` of them, of which this is `rank`; node 0 listens at `host`:`port`.
+    """A run's machines as one of them sees them: `counts` of them; node 0 listens at `host`:`port`.
 
-    `address` is this machine's, by which the others reach it.
+    `number` is this machine's; None for one that takes what node 0 gives it. `address` is this machine's, by which the others
+    reach it.
     """
 
-    count: int
-    rank: int
+    counts: Counts
+    number: int | None
     host: str
     port: int
     address: str
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is node 0."""
+        return self.number == 0
 
     @property
     def is_public(self) -> bool:
@@ -44,18 +69,46 @@ class Nodes:
         return False
 
 
-def nodes_of(count: int, rank: int, endpoint: str, address: str | None = None) -> Nodes:
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """The nodes of a run between two changes of them, as one of them sees them: the `rank`-th of `count`.
+
+    `index` counts a run's generations from 1, `node` is the node's number in the run. Node 0's agent keeps the store at
+    `host`:`port`; `address` is this machine's.
+    """
+
+    index: int
+    node: int
+    rank: int
+    count: int
+    host: str
+    port: int
+    address: str
+
+
+def counts_of(text: str) -> Counts:
+    """The counts in `N` or `MIN:MAX`. Raises `NodesError`."""
+    found = _COUNTS.fullmatch(text)
+    least, most = (int(found["least"]), int(found["most"] or found["least"])) if found else (0, 0)
+    if found is None or not 1 <= least <= most or most < 2:
+        raise NodesError(f"--nnodes is {text!r}, and must be a number from 2 on, or two of them as MIN:MAX")
+    return Counts(least=least, most=most, is_elastic=found["elastic"] is not None)
+
+
+def nodes_of(counts: Counts, number: int | None, endpoint: str, address: str | None = None) -> Nodes:
     """The machines that the command line names. Raises `NodesError`."""
-    if not 0 <= rank < count:
+    if number is not None and number >= counts.most:
         raise NodesError(
-            f"--node-rank is {rank}, and the {count} nodes are numbered from 0 to {count - 1}",
+            f"--node-rank is {number}, and the {counts.most} nodes are numbered from 0 to {counts.most - 1}",
             hint="Give each node a number of its own.",
         )
     found = _ENDPOINT.fullmatch(endpoint)
     if found is None or not 0 < int(found["port"]) < 1 << 16:
         raise NodesError(f"--rdzv-endpoint is {endpoint!r}, and must be HOST:PORT, node 0's address")
     host, port = found["host"].strip("[]"), int(found["port"])
-    return Nodes(count=count, rank=rank, host=host, port=port, address=address or _own_address(host, port))
+    return Nodes(
+        counts=counts, number=number, host=host, port=port, address=address or _own_address(host, port)
+    )
 
 
 def _own_address(host: str, port: int) -> str:

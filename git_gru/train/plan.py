@@ -61,7 +61,7 @@ class Plan:
     `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any, and `known`
     its architecture, if it says one. `before` is the record of the run that goes on with this, None for a new one, and `start`
     the checkpoint that it goes on from, None when that is the source. `push` is the remote that the run is pushed to, if any.
-    `nodes` are its machines, None for this one alone.
+    `nodes` are its machines, None for this one alone; this one is node 0.
     """
 
     run: str
@@ -96,10 +96,13 @@ def make_plan(repo: Repository, request: Request) -> Plan:
     require_torch()
     if request.push is not None:
         push_urls(repo, request.push)  # told now, if there is no such remote
-    assists = request.nodes is not None and request.nodes.rank > 0  # commits and their branch are node 0's
-    branch = None if assists else request.branch
-    with beginning(repo, request.commit, branch, allow_dirty=request.allow_dirty) as begun:
-        here = _current_branch(repo, begun.source) if request.here and not assists else None
+    with beginning(repo, request.commit, request.branch, allow_dirty=request.allow_dirty) as begun:
+        here = _current_branch(repo, begun.source) if request.here else None
+        if request.nodes is not None and begun.dirty:
+            raise DirtyWorktreeError(
+                "the worktree has uncommitted changes, and other nodes cannot have a snapshot of them",
+                hint="Commit and push them first.",
+            )
         if here is not None and begun.dirty:
             raise DirtyWorktreeError(
                 "--here moves the current branch and its worktree at the end, and the worktree has uncommitted changes",
@@ -112,7 +115,7 @@ def _plan_from(repo: Repository, request: Request, begun: Beginning, here: str |
     """The rest of the checks: what the source commit holds."""
     source = begun.source
     recipe = read_recipe(repo, source, request.recipe_path, _all_overrides(request))
-    workers = recipe.launch.nproc * (request.nodes.count if request.nodes else 1)
+    workers = recipe.launch.nproc * (request.nodes.counts.least if request.nodes else 1)
     if recipe.train.batch < workers:
         raise RecipeError(
             f"train.batch is {recipe.train.batch}, and each of the {workers} workers needs a sample of it",
@@ -152,7 +155,7 @@ def _check_site(request: Request, recipe: Recipe, model: Manifest | None) -> Non
         raise RecipeError(f"{strategy} needs a name for this site", where=where, hint="Say it: --site NAME")
     if request.nodes is not None:
         raise RecipeError(
-            f"{strategy}: a site is one machine, and --nnodes {request.nodes.count} are several", where=where,
+            f"{strategy}: a site is one machine, and --nnodes {request.nodes.counts} are several", where=where,
             hint="Make each of them a site, or use another strategy.",
         )  # fmt: skip
     if model is None:

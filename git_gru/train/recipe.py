@@ -276,7 +276,18 @@ class LaunchRecipe(Section):
 
     nproc: int = _key(1, "workers on this machine (`--nproc`)", least=1, most=4096)
     device: str = _key("auto", "`auto`: a GPU a worker where there are any", choices=("auto", "cpu", "cuda"))
-    join_timeout: float = _key(300.0, "seconds that a node waits for the others (`--nnodes`)", above=0)
+    join_timeout: float = _key(300.0, "`--nnodes`: seconds that a node waits for the others", above=0)
+    last_call: float = _key(
+        5.0, "`--nnodes MIN:MAX`: seconds for which more nodes are waited for once enough are there", least=0
+    )
+    lost_after: float = _key(
+        15.0, "`--nnodes`: seconds without a sign of life after which a node counts as lost", least=2
+    )
+    retries: int = _key(
+        3,
+        "`--nnodes MIN:MAX`: times on end that nodes come together anew without a checkpoint between; then the run fails",
+        least=0,
+    )
     threads: int = _key(0, "threads of a worker; 0 shares the machine's cores among them", least=0, most=4096)
 
 

@@ -3,6 +3,7 @@
 An error names the key, the file where it is known, and what may have been meant.
 """
 
+import copy
 import dataclasses
 import difflib
 import json
@@ -68,6 +69,22 @@ def recipe_of(table: Mapping[str, Any], *, where: str | None = None) -> Recipe:
         return Recipe(**sections)  # type: ignore[arg-type]
     except RecipeError as error:
         raise RecipeError(error.problem, where=where, hint=error.hint) from None
+
+
+def overridden(table: Mapping[str, Any], overrides: Sequence[str], *, where: str | None = None) -> Recipe:
+    """The recipe of parsed tables, with `overrides` applied; see `recipe_of`."""
+    changed = copy.deepcopy(dict(table))
+    for override in overrides:
+        _override(changed, override)
+    return recipe_of(changed, where=where)
+
+
+def launch_of(overrides: Sequence[str]) -> LaunchRecipe:
+    """`[launch]` as `overrides` alone make it. Raises `RecipeError`, also for overrides of other sections."""
+    table: dict[str, Any] = {}
+    for override in overrides:
+        _override(table, override)
+    return LaunchRecipe(**table.get(LaunchRecipe.name, {}))
 
 
 def reference() -> str:

@@ -1,9 +1,10 @@
-"""The rendezvous of a run's agents, for PyTorch's elastic agent: a store that node 0 keeps, on one address alone.
+"""The rendezvous of a generation's agents, for PyTorch's elastic agent: a store that node 0 keeps, on one address alone.
 
 PyTorch's own (`c10d`) listens on every interface, whatever address it is told, and unpickles what stands in its store: whoever
-reaches its port can run code. Where the number of machines is fixed there is nothing to agree on, so nothing is unpickled: node
-0's agent keeps the store, the others find it by its address. On one machine that is the loopback interface, on a port that the
-system picks.
+reaches its port can run code. Here the launchers have agreed on who takes part (`leading`), so there is nothing to agree on and
+nothing is unpickled: node 0's agent keeps the store, the others find it by its address. On one machine that is the loopback
+interface, on a port that the system picks. Each generation has a store of its own: workers that read what is left of an
+earlier one would look for each other at addresses where nobody is.
 """
 
 import datetime
@@ -22,23 +23,23 @@ from torch.distributed.elastic.rendezvous import (
     rendezvous_handler_registry,
 )
 
-from git_gru.errors import RunFailedError
-from git_gru.train.nodes import Nodes
+from git_gru.train.nodes import LOOPBACK, Generation, JoinError
 
 BACKEND = "git-gru"
-LOOPBACK = "127.0.0.1"
 _ID = "git-gru"
 
 
-class JoinError(RunFailedError):
-    """The nodes of a run did not come together."""
+class GivenRendezvous(RendezvousHandler):
+    """The rendezvous of `generation`, of this machine alone where that is None; waits `patience` seconds for the others.
 
+    `listener` is the descriptor of the socket at which node 0 listens, None on other nodes and for one machine alone.
+    """
 
-class FixedRendezvous(RendezvousHandler):
-    """The rendezvous of `nodes`, of this machine alone where that is None; waits `patience` seconds for the others."""
-
-    def __init__(self, nodes: Nodes | None, patience: float) -> None:
-        self._nodes = nodes or Nodes(count=1, rank=0, host=LOOPBACK, port=0, address=LOOPBACK)
+    def __init__(self, generation: Generation | None, listener: int | None, patience: float) -> None:
+        self._generation = generation or Generation(
+            index=1, node=0, rank=0, count=1, host=LOOPBACK, port=0, address=LOOPBACK
+        )
+        self._listener = listener
         self._patience = datetime.timedelta(seconds=patience)
 
     def get_backend(self) -> str:
@@ -52,52 +53,29 @@ class FixedRendezvous(RendezvousHandler):
 
     def next_rendezvous(self) -> RendezvousInfo:
         """Waits for all nodes. Raises `JoinError`."""
-        nodes = self._nodes
-        if nodes.rank == 0:
-            store, port = self._keep(nodes)
-        else:
-            store, port = self._find(nodes), nodes.port
+        here, port, listener = self._generation, self._generation.port, self._listener
+        if here.rank == 0 and listener is None:
+            own = socket.create_server((here.host, port))
+            port, listener = own.getsockname()[1], own.detach()  # the store closes the socket
+        try:
+            store = TCPStore(
+                here.host,
+                port,
+                world_size=here.count,
+                is_master=here.rank == 0,
+                timeout=self._patience,
+                multi_tenant=True,
+                master_listen_fd=listener,
+            )
+        except DistError as error:
+            raise JoinError(
+                f"the agents of the {here.count} nodes did not meet at {here.host}:{port} within "
+                f"{self._patience.total_seconds():g} seconds (launch.join_timeout)",
+                hint="Node 0 keeps the workers' store there, on a port that the system picks: a firewall must let the nodes' "
+                "traffic to each other through.",
+            ) from error
         return RendezvousInfo(
-            PrefixStore(_ID, store), nodes.rank, nodes.count, RendezvousStoreInfo(nodes.host, port)
-        )
-
-    def _keep(self, nodes: Nodes) -> tuple[TCPStore, int]:
-        try:
-            listener = socket.create_server((nodes.host, nodes.port))
-        except OSError as error:
-            raise JoinError(
-                f"node 0 cannot listen at {nodes.host}:{nodes.port}: {error.strerror or error}",
-                hint="Another program may have the port, or the address is not this machine's: choose another --rdzv-endpoint.",
-            ) from error
-        port: int = listener.getsockname()[1]
-        try:
-            return self._store(nodes, port, listener.detach()), port  # the store closes the socket
-        except DistError as error:
-            raise JoinError(
-                f"not all of the {nodes.count} nodes came within {self._patience.seconds} seconds (launch.join_timeout)",
-                hint=f"Start the others with the same command and a --node-rank of their own, up to {nodes.count - 1}; each "
-                f"must reach {nodes.host}:{nodes.port}.",
-            ) from error
-
-    def _find(self, nodes: Nodes) -> TCPStore:
-        try:
-            return self._store(nodes, nodes.port, None)
-        except DistError as error:
-            raise JoinError(
-                f"node 0 was not found at {nodes.host}:{nodes.port} within {self._patience.seconds} seconds "
-                "(launch.join_timeout), or other nodes did not come",
-                hint="Start node 0, and see that this machine reaches that port (a firewall, another network).",
-            ) from error
-
-    def _store(self, nodes: Nodes, port: int, listener: int | None) -> TCPStore:
-        return TCPStore(
-            nodes.host,
-            port,
-            world_size=nodes.count,
-            is_master=nodes.rank == 0,
-            timeout=self._patience,
-            multi_tenant=True,
-            master_listen_fd=listener,
+            PrefixStore(_ID, store), here.rank, here.count, RendezvousStoreInfo(here.host, port)
         )
 
     def is_closed(self) -> bool:
@@ -108,7 +86,7 @@ class FixedRendezvous(RendezvousHandler):
         """Nothing to do: nobody else is to be told."""
 
     def num_nodes_waiting(self) -> int:
-        """None: whoever is not there at the beginning does not come."""
+        """None: whoever comes later is for the next generation."""
         return 0
 
     def get_run_id(self) -> str:
@@ -120,10 +98,10 @@ class FixedRendezvous(RendezvousHandler):
         return True
 
 
-def register(nodes: Nodes | None, patience: float) -> None:
+def register(generation: Generation | None, listener: int | None, patience: float) -> None:
     """Makes `torch.distributed.run` know the backend, for the agent of this machine."""
 
     def create(parameters: RendezvousParameters) -> RendezvousHandler:
-        return FixedRendezvous(nodes, patience)
+        return GivenRendezvous(generation, listener, patience)
 
     rendezvous_handler_registry.register(BACKEND, create)

@@ -23,8 +23,10 @@ from git_gru.store.store import Store
 from git_gru.tensors.diff import TensorComparison
 from git_gru.train.beginning import environment
 from git_gru.train.failures import find_cause
+from git_gru.train.following import Watcher, follow_agent
+from git_gru.train.interrupts import counted_interrupts
 from git_gru.train.job import Job, Start
-from git_gru.train.launch import Watcher, follow_agent, prepare_data
+from git_gru.train.launch import prepare_data
 from git_gru.train.plan import known_architecture, require_torch
 from git_gru.train.recipe_file import recipe_of
 
@@ -88,7 +90,9 @@ def find_segment(repo: Repository, rev: str) -> Segment:
         )
     if record.nodes > 1:
         raise NotReproducibleError(
-            f"the commit {commit[:10]} was made by a run of {record.nodes} machines, and this repeats runs of one machine only"
+            f"the commit {commit[:10]} was made by a run of {record.nodes} machines, and this repeats runs of one machine only",
+            hint="Which worker summed what, and where, is not kept of several machines. To train the same on this one: git gru "
+            f"train {record.source[:10]} --nproc {record.nproc}",
         )
     return Segment(commit=commit, record=record, start=_start(repo, record, commit), step=info.step)
 
@@ -106,7 +110,8 @@ def reproduce(repo: Repository, segment: Segment, watcher: Watcher) -> Reproduct
             job = _job(repo, segment, run)
             if segment.start is not None:
                 repo.git("update-ref", job.ref, segment.start.commit)
-            ended = follow_agent(job, watcher, lambda event: None)
+            with counted_interrupts() as interrupts:
+                ended = follow_agent(job, watcher, lambda event: None, interrupts)
             if ended.returncode != 0 and not ended.killed:
                 failure = find_cause(job, ended.returncode)
                 raise RunFailedError(f"the run of the segment failed: {failure.message}")

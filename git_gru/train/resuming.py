@@ -2,30 +2,31 @@
 
     the record → recipe, source, branch;   refs/gru/runs/<id>/resume → the last checkpoint and its state   → a plan
 
-A run without a checkpoint begins again at its source. What was written of steps after the checkpoint is forgotten: those steps
-come again, and give the same.
+A run without a checkpoint begins again at its source. A run of several machines is resumed where its record is: on node 0.
 """
 
 import os
 import shutil
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from git_gru.errors import InputError
-from git_gru.git.commits import free_branch, move_ref
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import models_at
 from git_gru.git.run_folders import LAUNCHER, LAUNCHER_LOG, WORKER, RunBusyError, hold, is_held, run_folder
-from git_gru.git.run_refs import METRICS_FILE, find_run, read_checkpoints, read_metrics_log, read_record
+from git_gru.git.run_refs import METRICS_FILE, find_run, read_metrics_log, read_record
 from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import RunRecord, RunState
 from git_gru.train.beginning import environment
-from git_gru.train.job import Start
-from git_gru.train.launch import Watcher, run_held
+from git_gru.train.following import Watcher
+from git_gru.train.launch import run_held
+from git_gru.train.nodes import Nodes
 from git_gru.train.plan import Plan, known_architecture, require_torch
-from git_gru.train.recipe_file import DEFAULT_PATH, recipe_of
+from git_gru.train.recipe_file import DEFAULT_PATH, overridden
+from git_gru.train.rewinding import events_until, rewound
 
 _LAST_BREATH = 30.0
 """Seconds for which a worker of a launcher that was killed is waited for."""
@@ -37,8 +38,17 @@ class ResumeRefusedError(InputError):
     """A run that cannot be resumed."""
 
 
-def resume(repo: Repository, name: str, watcher: Watcher) -> tuple[Plan, RunRecord]:
+def resume(
+    repo: Repository,
+    name: str,
+    watcher: Watcher,
+    *,
+    nodes: Nodes | None = None,
+    overrides: Sequence[str] = (),
+) -> tuple[Plan, RunRecord]:
     """Goes on with the run that `name` stands for; returns what was planned and the run's last record.
+
+    `nodes` are the machines that it goes on with, None for this one alone; `overrides` are of its recipe's section `launch`.
 
     Raises `UnknownRunError`, `ResumeRefusedError` and what `run_plan` raises.
     """
@@ -49,7 +59,7 @@ def resume(repo: Repository, name: str, watcher: Watcher) -> tuple[Plan, RunReco
     try:
         with hold(folder, LAUNCHER):
             with hold(folder, WORKER, patience=_LAST_BREATH):
-                plan = plan_resume(repo, run)
+                plan = plan_resume(repo, run, nodes=nodes, overrides=overrides)
             return plan, run_held(repo, plan, watcher)
     except RunBusyError as error:
         raise _still_running(run) from error
@@ -63,11 +73,6 @@ def check_resumable(repo: Repository, run: str) -> None:
         raise ResumeRefusedError(
             f"the run {run} was trained by {record.trainer}, which git-gru cannot start",
             hint=f"Start it again on the run's last commit: git switch {record.branch}",
-        )
-    if record.nodes > 1:
-        raise ResumeRefusedError(
-            f"the run {run} was one of {record.nodes} machines, and only runs of one machine can be resumed",
-            hint=f"Train on from its last commit, with the same command on each machine: git gru train {record.branch}",
         )
     if record.state is RunState.FINISHED:
         raise ResumeRefusedError(
@@ -94,25 +99,25 @@ def _still_running(run: str) -> ResumeRefusedError:
     )
 
 
-def plan_resume(repo: Repository, run: str) -> Plan:
-    """How a run goes on, for a caller who holds its locks.
+def plan_resume(
+    repo: Repository, run: str, *, nodes: Nodes | None = None, overrides: Sequence[str] = ()
+) -> Plan:
+    """How a run goes on, for a caller who holds its locks; see `resume`.
 
     Moves its branch to the last checkpoint, and leaves in its folder what is true of that.
     """
     record = read_record(repo, run)
-    recipe = recipe_of(record.recipe, where=f"the recipe of the run {run}")
-    start = find_start(repo, run)
-    branch = _branch(repo, record, start)
-    checkpoints = read_checkpoints(repo, run, record.source, start.commit) if start else []
-    known = {made.commit: made for made in record.checkpoints}  # with their metrics in full
+    recipe = overridden(record.recipe, overrides, where=f"the recipe of the run {run}")
+    record, start = rewound(repo, record)
     record = replace(
         record,
         state=RunState.RUNNING,
         ended=None,
         failure=None,
-        branch=branch,
-        step=start.step if start else 0,
-        checkpoints=tuple(known.get(made.commit, made) for made in checkpoints),
+        recipe=recipe.as_json(),
+        overrides=(*record.overrides, *overrides),
+        nproc=recipe.launch.nproc,
+        nodes=1,
         environment=environment(),
         host=socket.gethostname(),
         pid=os.getpid(),
@@ -122,7 +127,7 @@ def plan_resume(repo: Repository, run: str) -> Plan:
         run=run,
         source=record.source,
         dirty=record.dirty,
-        branch=branch,
+        branch=record.branch,
         here=record.here,
         recipe_path=record.recipe_path or DEFAULT_PATH,
         recipe=recipe,
@@ -132,59 +137,13 @@ def plan_resume(repo: Repository, run: str) -> Plan:
         before=record,
         start=start,
         push=record.push,
+        nodes=nodes,
     )
-
-
-def find_start(repo: Repository, run: str) -> Start | None:
-    """The last checkpoint of a run that has a resume state; None where it has none."""
-    states = read_states(repo, run)
-    if states is None:
-        return None
-    return Start(step=states.newest, commit=states.checkpoint, state=states.blobs[states.newest])
-
-
-def _branch(repo: Repository, record: RunRecord, start: Start | None) -> str:
-    """The branch to go on with, standing at the checkpoint (not there without one).
-
-    It is the run's own unless somebody else has moved it: then it is left alone, and a new one made beside it.
-    """
-    name = record.branch
-    tip = _commit_at(repo, f"refs/heads/{name}")
-    if start is None and tip is None:
-        return name
-    if start is not None:
-        if tip == start.commit:
-            return name
-        if tip is None or (
-            tip != record.source and _is_before(repo, tip, start.commit)
-        ):  # killed before it was moved
-            move_ref(repo, f"refs/heads/{name}", start.commit, tip, f"resume of the run {record.id}")
-            return name
-    beside = free_branch(repo, name)
-    if start is not None:
-        move_ref(repo, f"refs/heads/{beside}", start.commit, None, f"resume of the run {record.id}")
-    return beside
-
-
-def _is_before(repo: Repository, earlier: str, commit: str) -> bool:
-    return repo.completed("merge-base", "--is-ancestor", earlier, commit).returncode == 0
-
-
-def _commit_at(repo: Repository, name: str) -> str | None:
-    found = repo.completed("rev-parse", "--verify", "--quiet", name)
-    return found.stdout.decode().strip() if found.returncode == 0 else None
 
 
 def _renew_folder(repo: Repository, record: RunRecord) -> None:
     """Leaves in the run's folder its event log up to the checkpoint, and nothing else of the time before."""
     before = parse_events(read_metrics_log(repo, record.id)) if record.step else []
-    events = [event for event in before if event.step <= record.step]
-    told = {event.commit for event in events}
-    events += [  # of the last checkpoint, where the launcher or worker was killed before it was told
-        Event(time=time.time(), step=made.step, validation=made.metrics, commit=made.commit)
-        for made in record.checkpoints
-        if made.commit not in told
-    ]
     folder = run_folder(repo, record.id)
     for path in folder.iterdir():
         if path.name in _STAYS:
@@ -194,5 +153,5 @@ def _renew_folder(repo: Repository, record: RunRecord) -> None:
         else:
             path.unlink()
     message = f"resumed after step {record.step}, commits go to {record.branch}"
-    events.append(Event(time=time.time(), step=record.step, message=message))
-    (folder / METRICS_FILE).write_bytes(b"".join(event.encode() for event in events))
+    event = Event(time=time.time(), step=record.step, message=message)
+    (folder / METRICS_FILE).write_bytes(events_until(record, before) + event.encode())

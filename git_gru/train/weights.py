@@ -23,7 +23,7 @@ DTYPES: dict[str, torch.dtype] = {
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
-_STATE_DTYPES = DTYPES | {"U8": torch.uint8, "I64": torch.int64}
+STATE_DTYPES = DTYPES | {"U8": torch.uint8, "I64": torch.int64}
 _OTHER_DTYPES = {
     "BOOL": torch.bool,
     "I8": torch.int8,
@@ -36,7 +36,7 @@ _OTHER_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-_NAMES = {dtype: name for name, dtype in (_STATE_DTYPES | _OTHER_DTYPES).items()}
+_NAMES = {dtype: name for name, dtype in (STATE_DTYPES | _OTHER_DTYPES).items()}
 RECIPE_DTYPES = {"fp32": "F32", "bf16": "BF16"}
 
 
@@ -65,7 +65,7 @@ def copied(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) ->
 def loaded(store: Store, manifest: Manifest, name: str) -> torch.Tensor:
     """A tensor of a stored model, on the CPU. Raises KeyError for a name or dtype that it does not have."""
     entry = manifest.tensors[name]
-    data, dtype = bytearray().join(store.tensor(manifest, name)), _STATE_DTYPES[entry.dtype]
+    data, dtype = bytearray().join(store.tensor(manifest, name)), STATE_DTYPES[entry.dtype]
     if not data:
         return torch.empty(entry.shape, dtype=dtype)
     return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)

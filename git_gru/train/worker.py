@@ -43,8 +43,8 @@ def train(job_file: Path) -> None:
         int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     )
     world = join(job.recipe.launch.device, rank=rank, size=size, local_rank=local_rank, local_size=local_size)
-    if job.nodes is not None:
-        require_agreement(world, f"{socket.gethostname()} (node {job.nodes.rank})", facts_of(job, world))
+    if job.generation is not None:
+        require_agreement(world, f"{socket.gethostname()} (node {job.generation.node})", facts_of(world))
     repo = Repository.find(job.repository)
     if rank == 0:
         recorder = CommitRecorder(repo, destination_of(job), EventWriter(job.events))

@@ -5,9 +5,11 @@ NCCL); decisions and sums of a few numbers over a gloo group of their own, so th
 """
 
 import datetime
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -64,6 +66,31 @@ class World:
         parts = [torch.empty_like(own) for _ in range(self.size)] if self.rank == 0 else []
         dist.gather(own, parts or None, group=self.control)
         return parts
+
+    def tell(self, value: Any) -> Any:
+        """Rank 0's `value`, plain JSON values, on every rank; what the others pass is not looked at."""
+        if self.control is None or self.size == 1:
+            return value
+        text = bytearray(json.dumps(value).encode() if self.rank == 0 else b"")
+        length = torch.tensor(len(text))
+        dist.broadcast(length, 0, group=self.control)
+        data = (
+            torch.frombuffer(text, dtype=torch.uint8) if text else torch.empty(int(length), dtype=torch.uint8)
+        )
+        dist.broadcast(data, 0, group=self.control)
+        return json.loads(bytes(data.numpy()))
+
+    def hand_over(self, values: torch.Tensor, to: int | None) -> None:
+        """Replaces `values` (a contiguous CPU tensor, of one dtype and shape everywhere) by rank 0's on rank `to`, or on all."""
+        if self.control is None or self.size == 1 or to == 0 or not values.numel():
+            return
+        data = values.reshape(-1).view(torch.uint8)  # gloo does not know every dtype
+        if to is None:
+            dist.broadcast(data, 0, group=self.control)
+        elif self.rank == 0:
+            dist.send(data, to, group=self.control)
+        elif self.rank == to:
+            dist.recv(data, 0, group=self.control)
 
     def _gather_equal(self, values: torch.Tensor) -> list[torch.Tensor]:
         parts = [torch.empty_like(values) for _ in range(self.size)]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from git_gru.git.finite import nonfinite_tensors
-from git_gru.git.hooks import RefusedCommitError, broken_models, pre_commit, staged_models
+from git_gru.git.pre_commit import RefusedCommitError, broken_models, pre_commit, staged_models
 
 MODEL = "model.safetensors"
 

@@ -1,7 +1,8 @@
 """What every remote must do, over each implementation of the Protocol; and what publish and bring make of it."""
 
+import contextlib
 import subprocess
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from benchmarks.http_hub import new_hub, serving
 from git_gru.git import git_remote
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.local_remote import remote_at
@@ -41,25 +43,27 @@ class Hub:
         self.reject = reject
 
 
-@pytest.fixture(params=["memory", "git", "git without filters", "git in a folder"])
-def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Hub:
+@pytest.fixture(params=["memory", "git", "git without filters", "git in a folder", "git over http"])
+def hub(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Hub]:
     """An empty hub of each kind."""
     if request.param == "memory":
         shared = MemoryHub()
-        return Hub(
+        yield Hub(
             lambda store: MemoryRemote(shared, store.objects),
             lambda: {oid for oid, (kind, _) in shared.objects.items() if kind == "blob"},
             lambda: None,
         )
+        return
     view = remote_at if request.param == "git in a folder" else GitRemote
-    return git_hub(tmp_path / "hub.git", filters=request.param == "git", view=view)
+    with serving(tmp_path) if request.param == "git over http" else contextlib.nullcontext() as server:
+        made = git_hub(tmp_path / "hub.git", filters=request.param != "git without filters", view=view)
+        if server is not None:
+            made.view = lambda store: view(store, "hub", f"{server.url}/hub.git", LOCAL_VARIABLES)
+        yield made
 
 
 def git_hub(path: Path, *, filters: bool = True, view: Callable[..., Remote] = GitRemote) -> Hub:
-    subprocess.run(["git", "init", "-q", "--bare", str(path)], check=True)
-    subprocess.run(
-        ["git", "-C", str(path), "config", "uploadpack.allowFilter", str(filters).lower()], check=True
-    )
+    new_hub(path, filters=filters)
 
     def blobs() -> set[bytes]:
         command = ["git", "-C", str(path), "cat-file", "--batch-all-objects", "--batch-check"]

@@ -13,17 +13,23 @@ from git_gru.train.job import Job
 from git_gru.train.recipe_file import recipe_of
 
 LOST = {
-    "rank": 0, "exitcode": 1, "message": "RuntimeError: Connection closed by peer",
+    "rank": 0, "local_rank": 0, "exitcode": 1, "message": "RuntimeError: Connection closed by peer",
     "traceback": "Traceback\n  in all_reduce\nRuntimeError: Connection closed by peer\n",
 }  # fmt: skip
-KILLED = {"rank": 1, "exitcode": -9, "message": "Signal 9 (SIGKILL) received by PID 5", "traceback": None}
-TERMINATED = {"rank": 2, "exitcode": -15, "message": "Signal 15", "traceback": None}
+KILLED = {
+    "rank": 1,
+    "local_rank": 1,
+    "exitcode": -9,
+    "message": "Signal 9 (SIGKILL) received by PID 5",
+    "traceback": None,
+}
+TERMINATED = {"rank": 2, "local_rank": 2, "exitcode": -15, "message": "Signal 15", "traceback": None}
 RAISED = {
-    "rank": 3, "exitcode": 1, "message": "ZeroDivisionError: division by zero",
+    "rank": 3, "local_rank": 3, "exitcode": 1, "message": "ZeroDivisionError: division by zero",
     "traceback": "Traceback\n  here\nZeroDivisionError: division by zero\n",
 }  # fmt: skip
 OURS = {
-    "rank": 4, "exitcode": 1, "message": "DivergedError: the loss is nan",
+    "rank": 4, "local_rank": 4, "exitcode": 1, "message": "DivergedError: the loss is nan",
     "traceback": "Traceback\n  there\ngit_gru.train.engine.DivergedError: the loss is nan\n",
 }  # fmt: skip
 
@@ -78,7 +84,7 @@ def test_a_job_comes_back_as_it_was(job: Job) -> None:
 
 
 def test_among_equals_the_first_is_the_cause(job: Job) -> None:
-    second = {**RAISED, "rank": 0, "time": 1001}
+    second = {**RAISED, "rank": 0, "local_rank": 0, "time": 1001}
     job.failures.write_text(json.dumps([second, {**RAISED, "time": 1000}]))
     assert find_cause(job, 1).rank == 3
 
@@ -127,7 +133,13 @@ def test_the_last_metrics_are_told(job: Job) -> None:
     ],
 )
 def test_common_causes_have_a_hint(job: Job, text: str, hint: str) -> None:
-    failure = {"rank": 0, "exitcode": 1, "message": text, "traceback": f"Traceback\n  here\n{text}\n"}
+    failure = {
+        "rank": 0,
+        "local_rank": 0,
+        "exitcode": 1,
+        "message": text,
+        "traceback": f"Traceback\n  here\n{text}\n",
+    }
     job.failures.write_text(json.dumps([failure]))
     found = find_cause(job, 1).hint
     assert found is not None

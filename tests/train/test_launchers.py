@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 import yaml
 
 from git_gru.train.launchers import LAUNCHERS, Launch, script
+from git_gru.train.nodes import counts_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "launchers"
 LAUNCH = Launch(
     commit="0123456789abcdef0123456789abcdef01234567",
-    nodes=4,
+    counts=counts_of("4"),
     url="ssh://git@example.com/my models.git",
     remote="origin",
     words=("--nproc", "2", "--set", "train.lr=3e-4", "--set", 'data.files=["a b/*.txt"]'),
@@ -25,6 +27,19 @@ LAUNCH = Launch(
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_golden(launcher: str) -> None:
     assert script(launcher, LAUNCH) == (GOLDEN / launcher).read_text()
+
+
+def test_nodes_that_may_come_and_go() -> None:
+    launch = replace(LAUNCH, counts=counts_of("2:5"))
+    batch = script("slurm", launch)
+    assert "#SBATCH --nodes=2-5\n" in batch
+    assert "srun --kill-on-bad-exit=0 " in batch
+    replicas = yaml.safe_load(script("kubernetes", launch))["spec"]["pytorchReplicaSpecs"]
+    assert {kind: (spec["replicas"], spec["restartPolicy"]) for kind, spec in replicas.items()} == {
+        "Master": (1, "Never"),
+        "Worker": (4, "OnFailure"),
+    }
+    assert all("--nnodes 2:5 --node-rank" in text for text in (batch, script("kubernetes", launch)))
 
 
 def test_the_manifest_is_yaml_and_its_script_is_sh(tmp_path: Path) -> None:

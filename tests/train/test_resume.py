@@ -57,13 +57,13 @@ class Training:
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
-        from git_gru.train.resume import restore
-        from git_gru.train.weights import load
+        from git_gru.train.restoring import Kept, restore
 
-        load(self.network, store, weights, where="m")
-        restored = restore(self.network, self.optimizer, self.world, store, state, where="s")
+        kept = Kept(store=store, weights=weights, state=state, where="m")
+        restored = restore(self.network, self.optimizer, self.strategy, self.world, kept, seed=3)
         self.task.carried = restored.carried
-        assert (restored.course, restored.balance) == (COURSE, BALANCE)
+        self.balance = restored.balance
+        assert restored.course == COURSE
 
     def weights(self) -> list[bytes]:
         return [tensor.numpy().tobytes() for tensor in self.network.state_dict().values()]
@@ -80,6 +80,7 @@ def test_it_goes_on_bit_for_bit(optimizer: str, dtype: str, tmp_path: Path) -> N
     other = Training(optimizer, dtype, seed=9)
     other.train(1, 1)  # it need not be fresh
     other.go_on(store, *kept)
+    assert other.balance == BALANCE
     other.train(STEPS // 2 + 1, STEPS)
     assert other.weights() == whole.weights()
 
@@ -98,13 +99,32 @@ def test_a_state_is_a_copy(tmp_path: Path) -> None:
     assert not any(name.startswith("weights.") for name in names)
 
 
-def test_the_state_of_another_number_of_workers_is_refused(tmp_path: Path) -> None:
-    from git_gru.train.resume import ResumeError, capture, restore
+@pytest.mark.parametrize("apart", [False, True])
+def test_another_number_of_workers_goes_on_from_what_they_had_in_common(apart: bool, tmp_path: Path) -> None:
+    from git_gru.train.resume import capture
+    from git_gru.train.weights import snapshot
 
     store = Store.open(tmp_path)
     training = Training("adamw")
+    training.train(1, 2)
     ranks = training.ranks()
+    moments = {name: ranks[name] for name in ranks if name.startswith("optimizer.")}
     ranks["random.1.cpu"] = ranks["random.0.cpu"]
+    if apart:
+        ranks = {name: value for name, value in ranks.items() if name not in moments}
+        ranks |= {f"apart.0.{name}": value for name, value in moments.items()}
+        ranks |= {f"apart.1.{name}": 3 * value for name, value in moments.items()}
+        ranks |= {f"apart.{rank}.sync.owed": torch.ones(4) for rank in (0, 1)}
     state = ingest_tensors(store, capture(training.network, ranks, COURSE, "fp32"), {})
-    with pytest.raises(ResumeError, match="the state of 2 workers, and the run has 1"):
-        restore(training.network, training.optimizer, training.world, store, state, where="it")
+    weights = ingest_tensors(store, snapshot(training.network, "fp32"), {})
+    others = [Training("adamw", seed=9) for _ in range(2)]
+    drawn = []
+    for other in others:
+        other.go_on(store, weights, state)
+        drawn.append(torch.rand(3).tolist())
+        assert other.weights() == training.weights()
+        assert other.task.carried == {}
+        found = {name: value for name, value in other.ranks().items() if name in moments}
+        assert found.keys() == moments.keys()
+        assert all(torch.equal(found[name], moments[name] * (2 if apart else 1)) for name in moments)
+    assert drawn[0] == drawn[1], "of the seed alone"

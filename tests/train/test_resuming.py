@@ -22,7 +22,8 @@ from git_gru.runs.metrics import parse_events
 from git_gru.runs.record import RunState
 from git_gru.runs.trailers import parse_checkpoint
 from git_gru.store.restore import restore
-from git_gru.train.launch import first_record, job_of
+from git_gru.train.keeping import first_record
+from git_gru.train.launch import job_of
 from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.resuming import ResumeRefusedError, check_resumable, plan_resume
 
@@ -224,6 +225,36 @@ def records(project: Any) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("size", "sync"),
+    [
+        (3, ("strategy=diloco", "warmup=2", "every=6", "fragments=2", "overlap=2", "compress=int8")),
+        (1, ("strategy=local-sgd", "warmup=3", "every=4")),
+        (3, ("compress=powersgd", "rank=1", "warmup=5")),
+        (1, ("compress=topk", "warmup=5")),
+    ],
+    ids=["diloco", "local-sgd", "powersgd", "topk"],
+)
+def test_another_number_of_workers_goes_on(
+    project: Any, forks: Forks, size: int, sync: tuple[str, ...]
+) -> None:
+    """From the middle of a round, too."""
+    course = Course(project, forks, 2)
+    plan = course.begin(*OPTIONS, "train.steps=40", *(f"sync.{key}" for key in sync))
+    pids = forks.start(replace(job_of(course.repo, plan), until=9).write(), 2)
+    assert [forks.wait(pid) for pid in pids] == [0, 0]
+    resumed = plan_resume(course.repo, plan.run, overrides=[f"launch.nproc={size}"])
+    pids = forks.start(job_of(course.repo, resumed).write(), size)
+    assert [forks.wait(pid) for pid in pids] == [0] * size
+    log = (job_of(course.repo, resumed).folder / "metrics.jsonl").read_bytes()
+    kept = [event for event in parse_events(log) if event.commit is not None]
+    assert [event.step for event in kept] == sorted({*(event.step for event in kept), 9, 40})
+    assert [event.commit for event in kept] == course.commits(resumed)
+    losses = [event.validation["val_loss"] for event in kept]
+    before = next(number for number, event in enumerate(kept) if event.step == 9)
+    assert losses[-1] < losses[before] < losses[0]
+
+
 def test_a_branch_that_somebody_moved_is_left_alone(project: Any, forks: Forks) -> None:
     course = Course(project, forks, 1)
     plan = course.begin()
@@ -240,8 +271,12 @@ def test_a_branch_that_somebody_moved_is_left_alone(project: Any, forks: Forks) 
 
 
 def test_resume_takes_nothing_else(project: Any) -> None:
-    said = project.refused("train", "--resume", "x", "--nproc", "2", status=2)
+    said = project.refused("train", "--resume", "x", "--branch", "b", status=2)
     assert "takes source, recipe and branch from the run's record" in said
+    said = project.refused(
+        "train", "--resume", "x", "--set", "launch.threads=1", "--set", "train.lr=1", status=2
+    )
+    assert "--set takes keys of the recipe's section launch alone" in said
     assert "there is no run x here" in project.refused("train", "--resume", "x")
 
 

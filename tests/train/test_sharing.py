@@ -13,7 +13,8 @@ from git_gru.git.repository import Repository
 from git_gru.git.run_refs import read_record, write_record
 from git_gru.git.run_sharing import fetch_runs
 from git_gru.runs.metrics import parse_events
-from git_gru.train.launch import first_record, job_of
+from git_gru.train.keeping import first_record
+from git_gru.train.launch import job_of
 from git_gru.train.plan import Request, make_plan
 from git_gru.train.sharing import publishing
 

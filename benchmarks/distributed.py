@@ -1,0 +1,334 @@
+"""What distributed training costs and brings: `python -m benchmarks.distributed [--quick] [--only PART,…]`. Needs root.
+
+Nodes are network namespaces on this machine (`benchmarks.nodes`). Prints Markdown tables, writes the numbers to a JSON file, and
+draws plots of them; docs/distributed.md holds the latest.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.nodes import launched, plots
+from benchmarks.nodes.accuracy import WORKERS, Variant, outcomes
+from benchmarks.nodes.faults import NODES, Death, death
+from benchmarks.nodes.network import Link
+from benchmarks.nodes.scaling import Scaling, scaling
+from benchmarks.nodes.steps import ALONE, Cost, compute_seconds, step_cost
+from benchmarks.nodes.target import Pace, curve, pace
+from benchmarks.nodes.text import Model, Training
+from benchmarks.nodes.unequal import Balanced, balanced_pairs
+from benchmarks.tables import heading, run_parts, table
+
+LARGE = Model(embedding=256, hidden=1024, layers=2, window=32, batch=16)
+"""More than ten million weights, for whatever is counted in bytes or seconds."""
+
+SMALL = Model(embedding=32, hidden=128, layers=1, window=32, batch=64)
+"""For losses alone."""
+
+EVERY = 50
+"""Steps of a round."""
+
+OUTER = {"outer_lr": 1.0, "outer_momentum": 0.5}
+"""Of DiLoCo's outer optimizer: better here than the paper's 0.7 and 0.9, which are for far longer runs (docs/distributed.md)."""
+
+DILOCO: Mapping[str, Any] = {"strategy": "diloco", "every": EVERY, **OUTER}
+OVERLAP = {"fragments": 2, "overlap": 10}
+TOPK = {"compress": "topk", "density": 0.0024}
+
+STRATEGIES: Mapping[str, Mapping[str, Any]] = {
+    "allreduce": {},
+    "allreduce fp16": {"compress": "fp16"},
+    "allreduce int8": {"compress": "int8"},
+    "allreduce powersgd": {"compress": "powersgd"},
+    "allreduce topk": TOPK,
+    "local-sgd": {"strategy": "local-sgd", "every": EVERY},
+    "diloco": DILOCO,
+    "diloco fp16": {**DILOCO, "compress": "fp16"},
+    "diloco int8": {**DILOCO, "compress": "int8"},
+    "diloco overlapped": {**DILOCO, **OVERLAP},
+    "diloco int8 overlapped": {**DILOCO, **OVERLAP, "compress": "int8"},
+}
+
+
+@dataclass
+class Size:
+    """How much is done: everything, or a quick look at every part."""
+
+    work: Path
+    quick: bool
+    numbers: dict[str, Any]
+
+    def pick(self, full: Any, quick: Any) -> Any:
+        return quick if self.quick else full
+
+    def keep(self, part: str, numbers: object) -> None:
+        self.numbers[part] = numbers
+
+
+def accuracy(size: Size) -> None:
+    variants = [
+        Variant("one worker", workers=1),
+        Variant("allreduce", threshold=0.5),
+        Variant("diloco", settings=STRATEGIES["diloco"], threshold=1.0),
+        Variant("allreduce int8", settings=STRATEGIES["allreduce int8"], against="allreduce", threshold=0.2),
+        Variant("diloco int8", settings=STRATEGIES["diloco int8"], against="diloco", threshold=0.2),
+        Variant("allreduce topk", settings=STRATEGIES["allreduce topk"], threshold=1.0),
+    ]
+    further = ("allreduce powersgd", "local-sgd", "diloco overlapped", "diloco int8 overlapped")
+    if not size.quick:
+        variants += [Variant(name, settings=STRATEGIES[name]) for name in further]
+    steps, seeds = size.pick((800, 6), (150, 2))
+    rates = size.pick((0.008, 0.016), (0.016,))
+    found = outcomes(size.work / "accuracy", SMALL, variants, rates=rates, steps=steps, seeds=seeds)
+    rows = [
+        [
+            one.variant.name, one.lr, f"{median(one.losses):.4f}",
+            "" if one.variant.workers == 1 else one.variant.against,
+            "" if one.variant.workers == 1 else f"{one.percent:+.2f} ± {one.half:.2f}",
+            one.verdict,
+        ]
+        for one in found
+    ]  # fmt: skip
+    columns = (
+        "strategy",
+        "learning rate",
+        "loss, median",
+        "against",
+        "difference, %: mean ± 95 %",
+        "threshold",
+    )
+    title = f"Accuracy: {WORKERS} workers against one at equal samples, {SMALL}, {steps} steps, {seeds} seeds"
+    table(title, columns, rows)
+    size.keep("accuracy", [asdict(one) for one in found])
+
+
+def communication(size: Size) -> None:
+    names = [name for name in STRATEGIES if name not in ("allreduce powersgd", "local-sgd")]
+    costs: dict[str, Cost] = {}
+    for name in names:
+        sync = STRATEGIES[name]
+        steps = EVERY * 2 if "strategy" in sync else 4
+        before = sync.get("overlap", 1)
+        costs[name] = step_cost(LARGE, sync, WORKERS, Link(), compute=0.0, steps=steps, before=before)
+    whole = {name: _whole_run(costs, name) for name in names}
+    rows = [
+        [
+            name,
+            costs[name].sent / 1e6,
+            costs["allreduce"].sent / costs[name].sent,
+            whole["allreduce"] / whole[name],
+        ]
+        for name in names
+    ]
+    columns = (
+        "strategy",
+        "MB a step",
+        "times less than allreduce",
+        "over a run of 800 steps, 100 of warm-up",
+    )
+    table(
+        f"Communication: sent by one of {WORKERS} nodes, by its interface's counter, {LARGE}", columns, rows
+    )
+    size.keep("communication", {name: asdict(cost) for name, cost in costs.items()})
+
+
+def _whole_run(costs: Mapping[str, Cost], name: str, steps: int = 800, warmup: int = 100) -> float:
+    """Bytes that a node sends in a run with its synchronous warm-up."""
+    exact = warmup if "strategy" in STRATEGIES[name] else 0
+    return exact * costs["allreduce"].sent + (steps - exact) * costs[name].sent
+
+
+def target(size: Size) -> None:
+    names = (
+        "allreduce",
+        "diloco",
+        "diloco overlapped",
+        "diloco int8",
+        "diloco int8 overlapped",
+        "allreduce topk",
+    )
+    links = [Link(1000), Link(100), Link(10), Link(100, 0.02)]
+    counts, links = size.pick(((2, 4), links), ((4,), links[1:2]))
+    steps, warmup = size.pick((300, 50), (40, 10))
+    every = size.pick(EVERY, 10)
+    rows: list[list[object]] = []
+    for nodes in counts:
+        compute = compute_seconds(LARGE, LARGE.batch // nodes)
+        syncs = {name: _with_round(STRATEGIES[name], every) for name in names}
+        training = Training(size.work / "target", LARGE, validation_bytes=8000)
+        curves = {
+            name: curve(training, _settings(sync, warmup), nodes, steps=steps, every=10)
+            for name, sync in syncs.items()
+        }
+        goal = 1.01 * curves["allreduce"].losses[-1]
+        for link in links:
+            rows += _paces(size, nodes, link, compute, syncs, curves, goal, warmup)
+    columns = (
+        "nodes", "network", "strategy", "seconds a step", "speed, alone = 1", "steps to the target", "seconds to the target",
+    )  # fmt: skip
+    title = f"Time to a target loss (1.01 × allreduce's after {steps} steps), rounds of {every}, {LARGE}"
+    table(title, columns, rows)
+    size.keep("target", {"columns": columns, "rows": rows})
+
+
+def _with_round(sync: Mapping[str, Any], every: int) -> Mapping[str, Any]:
+    if "strategy" not in sync:
+        return sync
+    return {**sync, "every": every} | ({"overlap": every // 5} if "overlap" in sync else {})
+
+
+def _settings(sync: Mapping[str, Any], warmup: int) -> dict[str, object]:
+    """The recipe's keys; topk's warm-up is part of it, allreduce has none."""
+    settings: dict[str, object] = {f"sync.{key}": value for key, value in sync.items()}
+    if "strategy" in sync or sync.get("compress") == "topk":
+        settings["sync.warmup"] = warmup
+    return settings
+
+
+def _paces(
+    size: Size, nodes: int, link: Link, compute: float, syncs: Mapping[str, Any], curves: Mapping[str, Any],
+    goal: float, warmup: int,
+) -> list[list[object]]:  # fmt: skip
+    alone = step_cost(LARGE, ALONE, nodes, link, compute=compute, steps=20).seconds
+    allreduce = step_cost(LARGE, {}, nodes, link, compute=compute, steps=2).seconds
+    rows: list[list[object]] = []
+    for name, sync in syncs.items():
+        own = Pace(allreduce, allreduce)
+        if name != "allreduce":
+            steps = sync["every"] * size.pick(2, 1) if "strategy" in sync else 3
+            own = pace(LARGE, sync, nodes, link, compute=compute, allreduce=allreduce, steps=steps)
+        reached = curves[name].reaches(goal)
+        seconds = "" if reached is None else f"{own.seconds(reached, warmup):.0f}"
+        rows.append([nodes, str(link), name, own.after, alone / own.after, reached or "not reached", seconds])
+    return rows
+
+
+def balance(size: Size) -> None:
+    model = Model(embedding=256, hidden=1024, layers=2, window=32, batch=32)
+    training = Training(size.work / "balance", model, validation_bytes=8000)
+    pairs: dict[str, list[Balanced]] = {}
+    for name, quota, sync in (
+        ("allreduce, 2 : 1", 1 / 2, {}),
+        ("allreduce, 3 : 1", 1 / 3, {}),
+        ("diloco, 2 : 1", 1 / 2, {**DILOCO, "every": 5, "warmup": 5}),
+    ):
+        steps, seeds = size.pick((60, 3), (30, 1))
+        pairs[name] = balanced_pairs(training, quota, sync, steps=steps, seeds=seeds)
+        if size.quick:
+            break
+    rows = [
+        [
+            name, median(pair.even for pair in found), median(pair.adaptive for pair in found),
+            f"{median(pair.gain for pair in found):.2f}",
+            " : ".join(map(str, found[-1].shares)),
+            f"{median(100 * (pair.adaptive_loss / pair.even_loss - 1) for pair in found):+.2f} %",
+        ]
+        for name, found in pairs.items()
+    ]  # fmt: skip
+    columns = ("nodes", "even shares, tokens/s", "adaptive, tokens/s", "gain", "shares", "loss")
+    table(f"Balance: two nodes of which one is slow, {model}", columns, rows)
+    size.keep("balance", {name: [asdict(pair) for pair in found] for name, found in pairs.items()})
+
+
+def scale(size: Size) -> None:
+    link = Link(100)
+    compute = compute_seconds(LARGE, 4)
+    ranks = size.pick((2, 4, 8, 16, 32), (2, 4, 8))
+    found: dict[str, Scaling] = {}
+    for name in size.pick(
+        ("allreduce", "allreduce int8", "diloco", "diloco overlapped", "diloco int8"), ("allreduce",)
+    ):
+        steps = EVERY if "strategy" in STRATEGIES[name] else 2
+        found[name] = scaling(LARGE, STRATEGIES[name], ranks, link, compute=compute, steps=steps)
+    rows = [
+        [name, *(f"{one.efficiency(n):.3f}" for n in ranks), f"{100 * one.error:+.0f} %"]
+        + [f"{one.compute / one.predicted(n):.3f}" for n in (64, 128)]
+        for name, one in found.items()
+    ]
+    columns = (
+        "strategy",
+        *(f"{n} ranks" for n in ranks),
+        f"model at {ranks[-1]}, not fitted on",
+        "64, by the model",
+        "128",
+    )
+    title = f"Scaling: efficiency at {link}, compute of {compute:.2f} s a step pretended, {LARGE.weights / 1e6:.1f} M weights"
+    table(title, columns, rows)
+    size.keep("scaling", {name: asdict(one) for name, one in found.items()})
+
+
+def faults(size: Size) -> None:
+    training = Training(size.work / "faults", LARGE, validation_bytes=2000)
+    deaths: dict[str, list[Death]] = {}
+    for name in size.pick(("allreduce", "diloco"), ("allreduce",)):
+        sync = {**STRATEGIES[name]} | ({"every": 10, "warmup": 10} if name == "diloco" else {})
+        deaths[name] = [death(training, sync, checkpoint_every=20) for _ in range(size.pick(3, 1))]
+    rows = [
+        [
+            name,
+            *(
+                median(getattr(one, field) for one in found)
+                for field in ("waited", "steps", "step_seconds", "lost")
+            ),
+        ]
+        for name, found in deaths.items()
+    ]
+    columns = ("strategy", "s until the others went on", "steps done again", "s a step", "s lost in all")
+    table(f"Faults: one node of {NODES} is killed, checkpoints every 20 steps, {LARGE}", columns, rows)
+    size.keep("faults", {name: [asdict(one) for one in found] for name, found in deaths.items()})
+
+
+def frameworks(size: Size) -> None:
+    rows: list[list[object]] = []
+    models = [Model(embedding=64, hidden=192, layers=2, window=32, batch=32), LARGE]
+    for model in size.pick(models, models[:1]):
+        training = Training(size.work / "frameworks", model, validation_bytes=2000)
+        steps = size.pick(200, 60) if model.weights < 1e6 else 24
+        speeds = launched.speeds(training, 2, steps=steps, rounds=size.pick(5, 1))
+        rows += [[str(model), *row] for row in launched.shown(speeds)]
+    columns = ("model", "started by", "tokens/s, median", "git gru train / it, median of pairs")
+    table("Beside other launchers: two workers on one machine, a thread each", columns, rows)
+    size.keep("frameworks", rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, default=Path("bench-work"), help="folder for the repositories")
+    parser.add_argument("--quick", action="store_true", help="every part, smaller: minutes")
+    parser.add_argument("--only", help="comma-separated parts")
+    parser.add_argument(
+        "--numbers", type=Path, help="the JSON file with the numbers (bench-work/distributed.json)"
+    )
+    parser.add_argument("--plots", type=Path, help="folder that plots of the numbers are drawn into")
+    options = parser.parse_args()
+    work = options.work.absolute()
+    file = options.numbers or work / "distributed.json"
+    known = json.loads(file.read_text()) if file.exists() else {}
+    size = Size(work, options.quick, known)
+    parts = {
+        "accuracy": lambda: accuracy(size),
+        "communication": lambda: communication(size),
+        "target": lambda: target(size),
+        "balance": lambda: balance(size),
+        "scaling": lambda: scale(size),
+        "faults": lambda: faults(size),
+        "frameworks": lambda: frameworks(size),
+    }
+    heading()
+    try:
+        run_parts(parts, options.only)
+    finally:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(size.numbers, indent=1))
+    if options.plots is not None:
+        plots.draw(size.numbers, options.plots)
+        print(f"plots: {options.plots}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Faults: what the death of one node of three costs a run, by the run's own log.
+
+Every node has a clone of its own and runs `git gru train --nnodes 2:3`, as a user would start it. Node 2 is killed (`kill -9` of
+everything on it) between two checkpoints; what is lost is the time until the others take a new step, and the steps since the
+checkpoint, which they do again.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.nodes.network import Link, Node, network
+from benchmarks.nodes.text import Training
+from git_gru.runs.metrics import Event, parse_events
+
+NODES = 3
+PATIENCE_SECONDS = 300
+_CHANGE = re.compile(r"lost at step (\d+) .* from step (\d+) after ([\d.]+) s")
+
+
+@dataclass(frozen=True)
+class Death:
+    """Seconds until the others went on; steps that they did again; seconds of a step before."""
+
+    waited: float
+    steps: int
+    step_seconds: float
+
+    @property
+    def lost(self) -> float:
+        """Seconds in all."""
+        return self.waited + self.steps * self.step_seconds
+
+
+def death(training: Training, sync: Mapping[str, object], *, checkpoint_every: int) -> Death:
+    """One run, in which node 2 is killed half-way between its second checkpoint and its third."""
+    settings = {"train.steps": 1_000_000, "train.checkpoint_every": checkpoint_every, "train.log_every": 1}
+    settings |= {f"sync.{key}": value for key, value in sync.items()}
+    with ExitStack() as stack:
+        nodes = stack.enter_context(network(NODES, Link()))
+        for node in nodes:
+            stack.callback(_kill, node)
+        clones = [_clone(training, number) for number in range(NODES)]
+        for number in range(NODES):
+            _start(training, nodes, number, clones[number], settings)
+        events = _await(clones[0], lambda events: events[-1].step >= 2.5 * checkpoint_every)
+        _kill(nodes[2])
+        after = _await(clones[0], lambda events: any(_CHANGE.search(event.message or "") for event in events))
+    told = next(found for event in after if (found := _CHANGE.search(event.message or "")))
+    times = [event.time for event in events if event.loss is not None and event.step > checkpoint_every]
+    return Death(float(told[3]), int(told[1]) - int(told[2]), (times[-1] - times[0]) / (len(times) - 1))
+
+
+def _clone(training: Training, number: int) -> Path:
+    """A node's clone, made anew."""
+    path = training.repository.folder.with_name(f"{training.repository.folder.name}-node-{number}")
+    subprocess.run(["rm", "-rf", str(path)], check=True)
+    training.repository.git("clone", "--quiet", ".", str(path))
+    return path
+
+
+def _start(
+    training: Training, nodes: Sequence[Node], number: int, clone: Path, settings: Mapping[str, object]
+) -> None:
+    words = [
+        "--nnodes",
+        f"{NODES - 1}:{NODES}",
+        "--rdzv-endpoint",
+        f"{nodes[0].address}:29400",
+        "--nproc",
+        "1",
+    ]
+    words += ["--set", "launch.last_call=30"] + (["--node-rank", "0"] if number == 0 else [])
+    if number == 0:
+        words += [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+    command = (*nodes[number].command, sys.executable, "-m", "git_gru", "train", *words)
+    environment = training.repository.environment()
+    subprocess.Popen(
+        command, cwd=clone, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+
+def _await(clone: Path, wanted: Callable[[list[Event]], bool]) -> list[Event]:
+    """The events of the run in `clone`, once they are `wanted`."""
+    give_up = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < give_up:
+        for log in (clone / ".git/gru/runs").glob("*/metrics.jsonl"):
+            if (events := parse_events(log.read_bytes())) and wanted(events):
+                return events
+        time.sleep(0.1)
+    raise SystemExit("the run did not get where it should")
+
+
+def _kill(node: Node) -> None:
+    found = subprocess.run(
+        ["ip", "netns", "pids", node.namespace], capture_output=True, text=True, check=True
+    )
+    for pid in found.stdout.split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
