@@ -124,6 +124,11 @@ class RunProgress:
             metrics = "  ".join(f"{name} {value:.3f}" for name, value in event.validation.items())
             commit = f"  commit {event.commit[:10]}" if event.commit else ""
             self._say(f"step {event.step:>6}  {metrics}{commit}")
+        if event.round is not None:
+            merged = [f"{name} {seen['weight']:.2f}" for name, seen in event.sites.items() if seen["weight"]]
+            self._say(
+                f"round {event.round:>5}  {'merged ' + ', '.join(merged) if len(merged) > 1 else 'alone'}"
+            )
         if event.message:
             self._say(event.message)
 

@@ -5,15 +5,17 @@ import time
 import click
 
 from git_gru.cli import runs_compare, runs_logs
+from git_gru.cli.boundary import printable
 from git_gru.cli.render import emit_json, json_option, line, plural, table
 from git_gru.git.repository import Repository
 from git_gru.git.run_control import remove_run, request_stop
 from git_gru.git.run_following import RunFollower
-from git_gru.git.run_refs import find_run, read_record, run_ids
+from git_gru.git.run_refs import find_run, read_events, read_record, run_ids
 from git_gru.git.run_sharing import fetch_runs
 from git_gru.runs.export import metrics_csv, metrics_json
 from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.record import Failure, RunRecord
+from git_gru.runs.snapshot import Snapshot, snapshot_of
 
 _SHOWN_SAMPLES = 16
 
@@ -80,8 +82,8 @@ def show_run(run: str, metrics: str | None, as_json: bool) -> None:
 
     \b
     --metrics json: {"id", "metrics": [{"time", "step", "rank", and of these what there is: "loss", "lr", "tokens_per_s",
-             "rates", "shares", "sent", "waited", "metrics", "val_…", "commit", "branch", "blocked_s", "incident",
-             "message"}]}
+             "rates", "shares", "sent", "waited", "round", "sites", "metrics", "val_…", "commit", "branch", "blocked_s",
+             "incident", "message"}]}
     --json: {"id", "state": "running" | "finished" | "stopped" | "failed", "started", "ended", "source", "dirty",
              "branch", "model", "parent_model", "recipe_path", "recipe", "overrides", "nproc", "seed", "steps", "step",
              "initial", "checkpoints": [{"step", "commit", "metrics"}], "tokens_per_s", "environment", "host", "pid",
@@ -103,6 +105,7 @@ def show_run(run: str, metrics: str | None, as_json: bool) -> None:
         emit_json(record.as_json())
         return
     _show(record)
+    _show_sites(snapshot_of(record, read_events(repo, record.id), time.time()))
 
 
 @command.command("stop")
@@ -190,6 +193,24 @@ def _show(record: RunRecord) -> None:
         for made in record.checkpoints
     ]
     table(("step", "commit", *metrics), rows, right=("step", *metrics))
+
+
+def _show_sites(snapshot: Snapshot) -> None:
+    """Of a site that trains with others: how far they are, as the end of its last round saw them."""
+    if not snapshot.sites:
+        return
+    line()
+    line(f"round {snapshot.round}")
+    rows = [
+        (
+            printable(name),
+            f"{seen['round']:.0f}",
+            f"{seen['weight']:.3f}",
+            f"{seen.get('val_loss', float('nan')):.4f}",
+        )
+        for name, seen in snapshot.sites.items()
+    ]
+    table(("site", "round", "weight", "val_loss"), rows, right=("round", "weight", "val_loss"))
 
 
 def _show_failure(failure: Failure) -> None:

@@ -22,7 +22,9 @@ from git_gru.train.launch import fast_forward, run_plan
 from git_gru.train.launchers import LAUNCHERS, plan_launch, script
 from git_gru.train.nodes import Nodes, counts_of, nodes_of
 from git_gru.train.plan import Request, make_plan
+from git_gru.train.recipe_sync import COMPRESSORS
 from git_gru.train.resuming import resume
+from git_gru.train.sites import begin_site
 from git_gru.train.welcome import Joining
 
 
@@ -47,6 +49,12 @@ from git_gru.train.welcome import Joining
     type=click.Choice(LAUNCHERS),
     help="Print a script for this scheduler that starts --nnodes machines.",
 )
+@click.option(
+    "--sync", type=click.Choice(tuple(COMPRESSORS)), help="How workers agree on weights (sync.strategy)."
+)
+@click.option(
+    "--site", metavar="NAME", help="With --sync git: train as this site of several that share a Git host."
+)
 @click.option("--allow-dirty", is_flag=True, help="Start from a snapshot of the worktree with its changes.")
 @set_option
 @click.option(
@@ -70,6 +78,7 @@ from git_gru.train.welcome import Joining
 def command(
     context: click.Context, commit: str, recipe_path: str, branch: str | None, here: bool, nproc: int | None,
     nnodes: str | None, node_rank: int | None, endpoint: str | None, address: str | None, launcher: str | None,
+    sync: str | None, site: str | None,
     allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
@@ -96,6 +105,11 @@ def command(
     With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
     node clones the remote of --push (origin), and node 0 pushes what is committed.
 
+    With --sync git --site NAME, this clone is one of several sites that train one model through nothing but commits on the
+    remote of --push (origin): each trains for a round (sync.every steps), pushes what it has learnt to its branch
+    gru/GROUP/NAME, and goes on from the average with what the others have pushed. The same command goes on after any
+    interruption.
+
     With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
 
     \b
@@ -104,6 +118,8 @@ def command(
              "fast_forwarded": bool or null, and more of the run's record}; on a node that is not node 0
              {"node", "nodes": "N" or "MIN:MAX", "state": "finished" | "stopped"}
     """
+    if site is not None and (branch is not None or here):
+        raise click.UsageError("--site has a branch of its own: --branch and --here do not go with it")
     if branch is not None and here:
         raise click.UsageError("--branch and --here exclude each other")
     if launcher is not None:
@@ -125,6 +141,9 @@ def command(
         )
         return _assist(repo, joining, as_json=as_json)
     plan = None
+    overrides += () if sync is None else (f"sync.strategy={sync}",)
+    overrides += () if site is None else (f"sync.site={site}",)
+    request: Request | str = resumed or ""
     if resumed is None:
         request = Request(
             commit=commit,
@@ -137,6 +156,12 @@ def command(
             push=push,
             nodes=nodes,
         )
+        if site is not None:
+            request = begin_site(repo, request)
+            launch = tuple(
+                one for one in launch if one.startswith("launch.")
+            )  # of a run that goes on, no more changes
+    if isinstance(request, Request):
         plan = make_plan(repo, request)
     if detach:
         options = [] if tensorboard is None else ["--tensorboard", str(tensorboard.absolute())]
@@ -145,7 +170,7 @@ def command(
         begun = (
             detach_plan(repo, plan, options)
             if plan is not None
-            else detach_run(repo, find_run(repo, resumed or ""), options)
+            else detach_run(repo, find_run(repo, str(request)), options)
         )
         _show_detached(begun, as_json=as_json)
         return 0
@@ -156,7 +181,7 @@ def command(
         if plan is not None:
             record = run_plan(repo, plan, watcher)
         else:
-            _, record = resume(repo, resumed or "", watcher, nodes=nodes, overrides=launch)
+            _, record = resume(repo, str(request), watcher, nodes=nodes, overrides=launch)
     forwarded = fast_forward(repo, record) if record.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -171,7 +196,7 @@ def _print_script(context: click.Context, launcher: str) -> int:
     given = context.params
     if given["nnodes"] is None:
         raise click.UsageError("--launcher needs --nnodes")
-    passed_on = ("recipe_path", "branch", "nproc", "overrides")
+    passed_on = ("recipe_path", "branch", "nproc", "overrides", "sync")
     words: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -236,6 +261,8 @@ def _refuse_others(context: click.Context) -> None:
         "here",
         "allow_dirty",
         "push",
+        "sync",
+        "site",
     ):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise click.UsageError(

@@ -32,6 +32,7 @@ def command(run: str | None, as_json: bool) -> None:
     --json: one snapshot: {"id", "state", "branch", "host", "nproc", "step", "steps", "elapsed", "left",
              "loss": [[step, value]], "val_loss", "lr", "tokens_per_s", "rates": [tokens/s by rank],
              "shares": [samples of a step by rank], "sent": [bytes by rank], "waited": [seconds by rank],
+             "round", "sites": {name: {"round", "weight", "val_loss"}},
              "checkpoints": [{"step", "commit", "metrics"}], "incidents", "messages", "failure"}
     """
     repo = Repository.find()

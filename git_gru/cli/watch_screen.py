@@ -73,7 +73,8 @@ def _head(snapshot: Snapshot, width: int) -> list[Text]:
 
 def _left(snapshot: Snapshot, width: int, room: int) -> list[Text]:
     commits = _commits(snapshot, max(2, room // 4))
-    return [*_losses(snapshot, width, room - len(commits) - 1), Text(), *commits]
+    sites = [Text(), *shown] if (shown := _sites(snapshot, max(2, room // 4))) else []
+    return [*_losses(snapshot, width, room - len(commits) - len(sites) - 1), *sites, Text(), *commits]
 
 
 def _right(snapshot: Snapshot, width: int, room: int) -> list[Text]:
@@ -84,18 +85,21 @@ def _right(snapshot: Snapshot, width: int, room: int) -> list[Text]:
 def _stacked(snapshot: Snapshot, width: int, room: int) -> list[Text]:
     """Blocks below each other; the losses take what the others leave, and these come in as far as there is room."""
     numbers, rate, speed = _numbers(snapshot), _rate(snapshot, width, _SMALL), _speed(snapshot, width, _SMALL)
+    sites = _sites(snapshot, 6)
     warnings, commits = _warnings(snapshot, width, 4), _commits(snapshot, 3)
     chosen: list[list[Text]] = []
     left = room - _LEAST_LOSSES
-    for block in (warnings, numbers, commits, rate, speed):
+    for block in (warnings, numbers, sites, commits, rate, speed):
         if block and len(block) + 1 <= left:
             chosen.append(block)
             left -= len(block) + 1
     charts = any(block is rate or block is speed for block in chosen)
     shown = [
-        block for block in (numbers, rate, speed, warnings, commits) if any(block is one for one in chosen)
+        block
+        for block in (numbers, rate, speed, warnings, sites, commits)
+        if any(block is one for one in chosen)
     ]
-    if charts and len(chosen) == 5:  # their titles say the numbers
+    if charts and len(chosen) == 5 + bool(sites):  # their titles say the numbers
         shown.remove(numbers)
     lines = _losses(snapshot, width, room - sum(len(block) + 1 for block in shown))
     for block in shown:
@@ -162,6 +166,20 @@ def _commits(snapshot: Snapshot, most: int) -> list[Text]:
         metrics = "  ".join(f"{printable(name)} {value:.4f}" for name, value in made.metrics.items())
         lines.append(Text.assemble((f"{made.commit[:10]}", "yellow"), f"  step {made.step:<7,} {metrics}"))
     return lines
+
+
+def _sites(snapshot: Snapshot, most: int) -> list[Text]:
+    """How far the sites are that train together, as the end of the last round saw them."""
+    if not snapshot.sites:
+        return []
+    lines = [Text(f"round {snapshot.round} with {plural(len(snapshot.sites), 'site')}", "bold")]
+    width = max(map(len, snapshot.sites))
+    for name, seen in snapshot.sites.items():
+        loss = f"  val_loss {seen['val_loss']:.4f}" if "val_loss" in seen else ""
+        weight = f"  weight {seen['weight']:.2f}" if seen["weight"] else "  not merged"
+        row = f"{printable(name):<{width}}  round {seen['round']:<5.0f}{weight}{loss}"
+        lines.append(Text(row, "" if seen["weight"] else "dim"))
+    return lines[:most]
 
 
 def _warnings(snapshot: Snapshot, width: int, most: int) -> list[Text]:

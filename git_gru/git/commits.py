@@ -41,6 +41,11 @@ def build_commit(
     checkpoint the two are the same, later ones follow on the checkpoint before). Author and committer are the user's.
     Raises `InputError` for a path that cannot be, `GitCommandError`.
     """
+    return _commit_tree(repo, build_tree(repo, source_commit, path, manifest), message, parent)
+
+
+def build_tree(repo: Repository, source_commit: str, path: str, manifest: Manifest) -> str:
+    """The id of the tree of `source_commit` with only `path` replaced. Raises `InputError` for a path that cannot be."""
     import pygit2
 
     objects: Any = repo.pygit2
@@ -48,8 +53,7 @@ def build_commit(
     if not steps or path.startswith("/") or any(step in ("..", ".git") for step in steps):
         raise InputError(f"{path or '(nothing)'} is no path inside a repository")
     blob = objects.create_blob(manifest.encode())
-    tree = _replaced(objects, objects[pygit2.Oid(hex=source_commit)].tree, steps, blob)
-    return _commit_tree(repo, str(tree), message, parent)
+    return str(_replaced(objects, objects[pygit2.Oid(hex=source_commit)].tree, steps, blob))
 
 
 def move_ref(repo: Repository, ref: str, commit: str, expected: str | None, message: str) -> None:

@@ -90,8 +90,11 @@ def read_events(repo: Repository, run: str) -> list[Event]:
 
 
 def read_checkpoints(repo: Repository, run: str, source: str, tip: str) -> list[Checkpoint]:
-    """The run's checkpoints between its source and the commit `tip`, oldest first; metrics as the messages round them."""
-    log = repo.git("log", "--first-parent", "--reverse", "--format=%H%n%B%x00", f"{source}..{tip}")
+    """The run's checkpoints between its source and the commit `tip`, oldest first; metrics as the messages round them.
+
+    Merges of sites, whose first parent may be another site's, stand between those of a site.
+    """
+    log = repo.git("log", "--topo-order", "--reverse", "--format=%H%n%B%x00", f"{source}..{tip}")
     found = []
     for entry in log.decode("utf-8", "replace").split("\0"):
         commit, _, message = entry.strip().partition("\n")

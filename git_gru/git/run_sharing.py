@@ -32,13 +32,16 @@ class Pushed:
     commit: str | None
 
 
-def push_run(repo: Repository, remote: str, run: str, ref: str, before: Pushed) -> Pushed:
-    """Pushes the models of a run, then its branch `ref` and its record. `before` is what an earlier push gave.
+def push_run(repo: Repository, remote: str, run: str, ref: str | None, before: Pushed) -> Pushed:
+    """Pushes the models of a run, then its branch `ref` and its record; without a `ref` the record alone. `before` is what an
+    earlier push gave.
 
     Raises what `publish_revisions` raises, and `GitCommandError` when the remote refuses.
     """
-    found = repo.completed("rev-parse", "--verify", "--quiet", ref)
-    tip = found.stdout.decode().strip() if found.returncode == 0 else None
+    tip = None
+    if ref is not None:
+        found = repo.completed("rev-parse", "--verify", "--quiet", ref)
+        tip = found.stdout.decode().strip() if found.returncode == 0 else None
     refs = [
         f"+{record_ref(run)}:{record_ref(run)}"
     ]  # a record has no parent: each version replaces the one before

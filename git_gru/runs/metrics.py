@@ -14,6 +14,8 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `shares` | samples of a step by rank, from now on |
 | `sent` | bytes that each rank sent to keep the weights together since the last such event, by rank |
 | `waited` | seconds for which each rank stood still meanwhile until they were exchanged, by rank |
+| `round` | of a site that trains with others: the rounds that the weights it goes on with have behind them |
+| `sites` | with `round`: by site its `round`, its `weight` in the merge, its `val_loss` |
 | `val_…` | validation metrics, `val_loss` first |
 | `metrics` | what a user's own trainer logs beside these: an object of numbers |
 | `commit` | the checkpoint commit made of that step |
@@ -56,6 +58,8 @@ class Event:
     shares: tuple[int, ...] = ()
     sent: tuple[int, ...] = ()
     waited: tuple[float, ...] = ()
+    round: int | None = None
+    sites: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     validation: Mapping[str, float] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     commit: str | None = None
@@ -79,6 +83,8 @@ class Event:
                 line[key] = list(values)
         if self.metrics:
             line["metrics"] = dict(self.metrics)
+        if self.round is not None:
+            line |= {"round": self.round, "sites": {site: dict(seen) for site, seen in self.sites.items()}}
         line.update(self.validation)
         return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
@@ -96,6 +102,12 @@ def parse_event(line: bytes) -> Event | None:
                 values[key] = tuple(kind(value) for value in data[key])
         if "metrics" in data:
             values["metrics"] = {str(key): float(value) for key, value in data["metrics"].items()}
+        if "round" in data:
+            values["round"] = int(data["round"])
+            values["sites"] = {
+                str(site): {str(key): float(value) for key, value in seen.items()}
+                for site, seen in data.get("sites", {}).items()
+            }
         if "incident" in data:
             values["incident"] = parse_incident(data["incident"])
         return Event(

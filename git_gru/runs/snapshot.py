@@ -1,7 +1,7 @@
 """A run at one moment, as a watcher shows it: made of its record and its events. Free of torch, Git and the terminal."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -24,7 +24,8 @@ class Snapshot:
 
     After a rollback the curves hold what came after it only. `rates` are the newest tokens per second of each rank while it
     computed, by rank, and `shares` the samples of a step that it takes; `sent` and `waited` the bytes that each sent to keep the
-    weights together in the whole run, and the seconds that it waited for them. Empty where nobody tells.
+    weights together in the whole run, and the seconds that it waited for them. Empty where nobody tells. Of a site that
+    trains with others, `round` and `sites` are those of the end of its last round (`git_gru.runs.metrics`).
     """
 
     id: str
@@ -44,6 +45,8 @@ class Snapshot:
     shares: Sequence[int]
     sent: Sequence[int]
     waited: Sequence[float]
+    round: int | None
+    sites: Mapping[str, Mapping[str, float]]
     checkpoints: Sequence[Checkpoint]
     incidents: Sequence[Incident]
     messages: Sequence[str]
@@ -64,6 +67,7 @@ def snapshot_of(record: RunRecord, events: Sequence[Event], now: float) -> Snaps
             made.setdefault(
                 event.commit, Checkpoint(step=event.step, commit=event.commit, metrics=event.validation)
             )
+    met = next((event for event in reversed(kept) if event.round is not None), None)
     over = record.ended if record.state is not RunState.RUNNING else now
     return Snapshot(
         id=record.id,
@@ -87,6 +91,8 @@ def snapshot_of(record: RunRecord, events: Sequence[Event], now: float) -> Snaps
         shares=next((event.shares for event in reversed(kept) if event.shares), ()),
         sent=_sums([event.sent for event in events]),
         waited=_sums([event.waited for event in events]),
+        round=met.round if met else None,
+        sites=met.sites if met else {},
         checkpoints=tuple(made.values()),
         incidents=tuple(event.incident for event in events if event.incident) or record.incidents,
         messages=tuple(event.message for event in events if event.message and not event.incident),

@@ -8,6 +8,12 @@
     Gru-Parent-Model: <digest of the model that the source commit held>
     Gru-Resume: <digest of the resume state that belongs to it>
 
+and of a site that trains together with others (`git_gru.git.sites`) also
+
+    Gru-Site: <the site's name>
+    Gru-Round: <rounds that its course has behind it>
+    Gru-Samples: <samples that it has learnt from since the checkpoint before>
+
 Git takes letters, digits and `-` in a trailer's key (with anything else, `git log --format=%(trailers)` shows none of them),
 so all else in a metric's name is written as `-` there, and a `-` is read back as `_`.
 """
@@ -19,19 +25,30 @@ from dataclasses import dataclass, field
 
 RUN, STEP, METRIC, PARENT_MODEL = "Gru-Run", "Gru-Step", "Gru-Metric-", "Gru-Parent-Model"
 RESUME = "Gru-Resume"
+SITE, ROUND, SAMPLES = "Gru-Site", "Gru-Round", "Gru-Samples"
 _NO_KEY = re.compile(r"[^A-Za-z0-9]")
 _TRAILER = re.compile(r"(Gru-[A-Za-z0-9-]+):[ \t]*(.*)")
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiteRound:
+    """What the checkpoint of a site says of its part in a round; see the module."""
+
+    site: str
+    round: int
+    samples: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointInfo:
-    """What a checkpoint commit's message says."""
+    """What a checkpoint commit's message says. `site` is None where a run trains by itself."""
 
     run: str
     step: int
     metrics: Mapping[str, float] = field(default_factory=dict)
     parent_model: str | None = None
     resume: str | None = None
+    site: SiteRound | None = None
 
 
 def checkpoint_message(info: CheckpointInfo) -> str:
@@ -45,6 +62,9 @@ def checkpoint_message(info: CheckpointInfo) -> str:
         lines.append(f"{PARENT_MODEL}: {info.parent_model}")
     if info.resume is not None:
         lines.append(f"{RESUME}: {info.resume}")
+    if info.site is not None:
+        at = info.site
+        lines += [f"{SITE}: {at.site}", f"{ROUND}: {at.round}", f"{SAMPLES}: {at.samples}"]
     return "\n".join([subject, "", *lines, ""])
 
 
@@ -78,6 +98,14 @@ def parse_checkpoint(message: str) -> CheckpointInfo | None:
             metrics=read_metrics(trailers),
             parent_model=trailers.get(PARENT_MODEL),
             resume=trailers.get(RESUME),
+            site=_site_round(trailers),
         )
     except (KeyError, ValueError):
         return None
+
+
+def _site_round(trailers: Mapping[str, str]) -> SiteRound | None:
+    """Raises ValueError, KeyError where it is said by half."""
+    if SITE not in trailers:
+        return None
+    return SiteRound(site=trailers[SITE], round=int(trailers[ROUND]), samples=int(trailers[SAMPLES]))

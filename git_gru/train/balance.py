@@ -9,9 +9,12 @@ speeds. All workers are told the same times, so all compute the same shares.
 - They change only where the slowest worker is expected to take `threshold` less time: equal workers' times differ by chance, and
   following that costs more than it gains.
 - A share at most doubles at once: a time that was measured on a few samples says little of many.
+- They change only after a step in which the workers meet. With a local strategy, which weighs each worker by its samples, that is
+  the end of a round: a round's mean then counts every sample alike (docs/training.md says why workers take steps of unequal
+  size and not unequal numbers of steps).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from git_gru.train.recipe import BalanceRecipe
 from git_gru.train.sharding import share
@@ -32,6 +35,7 @@ class Balancer:
         self._seconds = 0.0
         self._samples = 0
         self._smoothed: list[float] = []
+        self._looked = 0
         self.shares = even_shares(batch, ranks)
         """Samples of a step by rank."""
 
@@ -46,11 +50,17 @@ class Balancer:
         self._samples += self.shares[self._rank]
 
     def due(self, step: int) -> bool:
-        """Whether times are to be exchanged after a step."""
-        return self._recipe.mode == "adaptive" and len(self.shares) > 1 and step % self._recipe.every == 0
+        """Whether times are to be exchanged after a step in which the workers meet."""
+        waiting = (
+            0 <= step - self._looked < self._recipe.every
+        )  # not so after a rollback to before the last look
+        return self._is_active and not waiting
 
-    def measured(self) -> list[float]:
-        """This worker's seconds a sample since the last look, at its place in a list of zeros: to be summed over the ranks."""
+    def measured(self, step: int) -> list[float]:
+        """The look after `step`: this worker's seconds a sample since the one before, at its place in a list of zeros, to be
+        summed over the ranks.
+        """
+        self._looked = step
         times = [0.0] * len(self.shares)
         times[self._rank] = self._seconds / max(1, self._samples)
         self._seconds, self._samples = 0.0, 0
@@ -69,6 +79,26 @@ class Balancer:
             return False
         self.shares = shares
         return True
+
+    def state(self) -> Mapping[str, Sequence[float]]:
+        """What a resumed run is to have back, the same on every rank: empty where shares do not change.
+
+        What this worker has measured since the last look is not in it: it says nothing of the machine that goes on.
+        """
+        if not self._is_active:
+            return {}
+        return {"shares": self.shares, "seconds": self._smoothed, "looked": [self._looked]}
+
+    def restore(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Takes back what `state` gave; nothing of a state of another number of workers."""
+        if self._is_active and len(state.get("shares", ())) == len(self.shares):
+            self.shares = tuple(int(held) for held in state["shares"])
+            self._smoothed = list(state["seconds"])
+            self._looked = int(state["looked"][0])
+
+    @property
+    def _is_active(self) -> bool:
+        return self._recipe.mode == "adaptive" and len(self.shares) > 1
 
     def _slowest(self, shares: Sequence[int]) -> float:
         """The seconds of a step with these shares: those of the worker that takes longest."""

@@ -33,13 +33,14 @@ from git_gru.train.failures import step_noted
 from git_gru.train.guard import DivergedError, Guard
 from git_gru.train.heartbeat import Heartbeat, Phase
 from git_gru.train.job import Job, Start
+from git_gru.train.meeting import Meetings
 from git_gru.train.patience import Patience
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
 from git_gru.train.restoring import Kept, restore, seed_after
-from git_gru.train.resume import capture, rank_states
+from git_gru.train.resume import balance_state, capture, rank_states
 from git_gru.train.schedule import learning_rate
-from git_gru.train.sharding import Indices, batch_plan
+from git_gru.train.sharding import Indices, batch_plan, order_seed
 from git_gru.train.sync import build_strategy
 from git_gru.train.tasks import Batch, Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
@@ -80,7 +81,7 @@ class Engine:
             name = f"{job.source}:{recipe.model.path}"
             load(network, repo.store(), read_model(repo, name), where=name)
         self._network = network.to(world.device)
-        torch.manual_seed(recipe.train.seed + 1 + world.rank)  # dropout differs by rank
+        torch.manual_seed(order_seed(recipe) + 1 + world.rank)  # dropout differs by rank
         self._strategy = build_strategy(recipe.sync, recipe.train, self._network, world)
         self._optimization = self._strategy.optimization(recipe.train)
         self._optimizer = build_optimizer(self._network, self._optimization, world.device)
@@ -104,6 +105,7 @@ class Engine:
             samples=self._samples,
             apart=recipe.sync.every if recipe.sync.is_local else 1,
         )
+        self._meetings = Meetings(job, world, self._network, repo, recorder) if recipe.sync.is_git else None
         if job.start is not None:
             self._go_on_from(job.start, repo)
 
@@ -116,6 +118,8 @@ class Engine:
                 if not step:
                     with self._strategy.consolidated():
                         self._tell(0, validation=self._validate(0))
+                else:
+                    self._meet_sites(step)
             except DivergedError as error:
                 self._guard.recover(error, 0)  # there is nothing to go back to: told, and raised again
             self._guard.keep(step)
@@ -146,10 +150,11 @@ class Engine:
         logging = last or step // self._recipe.train.log_every > self._met // self._recipe.train.log_every
         checkpointing = last or self._checkpointing(step)
         evaluating = not checkpointing and self._evaluating(step)
-        if self._balance.due(step):
-            self._balance.rebalance(self._world.sum(self._balance.measured()))
-        if self._guard.due() or logging or checkpointing or evaluating:
-            self._guard.check()
+        balancing = self._strategy.meets(step) and self._balance.due(step)
+        if self._guard.due() or balancing or logging or checkpointing or evaluating:
+            self._guard.check()  # before shares change, by which it names samples
+        if balancing:
+            self._balance.rebalance(self._world.sum(self._balance.measured(step)))
         if logging:
             self._log(step)
         if checkpointing or evaluating:
@@ -160,13 +165,20 @@ class Engine:
         if not checkpointing:
             return False
         self._patience.saw(self._checkpoint(step))
+        self._meet_sites(step)
         self._guard.keep(step)
         if self._patience.is_over and not last and self._recorder is not None:
             self._recorder.event(Event(time=time.time(), step=step, message=f"ends early: {self._patience}"))
         return self._patience.is_over
 
+    def _meet_sites(self, step: int) -> None:
+        """Of a site, where a round ends with the checkpoint after `step`: goes on from what all sites have learnt."""
+        if self._meetings is not None and self._meetings.meet(step) and step == self._recipe.train.steps:
+            self._tell(step, validation=self._validate(step))
+
     def _checkpointing(self, step: int) -> bool:
-        return step % self._recipe.train.checkpoint_every == 0
+        meetings, every = self._meetings, self._recipe.train.checkpoint_every
+        return meetings.due(step) if meetings is not None else step % every == 0
 
     def _evaluating(self, step: int) -> bool:
         return self._recipe.train.eval_every > 0 and step % self._recipe.train.eval_every == 0
@@ -187,6 +199,7 @@ class Engine:
         restored = restore(self._network, self._optimizer, self._strategy, self._world, kept, seed=seed)
         self._task.carried, self._guard.course = restored.carried, restored.course
         self._strategy.restore(start.step, restored.sync)
+        self._balance.restore(restored.balance)
 
     def _step(self, step: int) -> None:
         start, waited = time.perf_counter(), self._strategy.seconds_waited()
@@ -267,6 +280,7 @@ class Engine:
         """Has a checkpoint made; its validation loss."""
         network, dtype, course = self._network, self._recipe.model.dtype, self._guard.course
         ranks = rank_states(network, self._optimizer, self._strategy, self._world, self._task.carried)
+        ranks |= balance_state(self._balance.state())
         with self._strategy.consolidated():
             metrics = self._validate(step)
             if self._recorder is not None:

@@ -41,7 +41,8 @@ class Job:
     `parent_model` is the digest of the model in the source commit, None when there is none: training then starts from
     seeded weights. `ref` is the full name of the branch that checkpoints go to. `architecture` is the network of recipe and data.
     `start` is None for a run from the beginning; one with `until` ends after that step, as if it had been asked to stop there.
-    `generation` is how the machines of a run that has several have come together, None for one machine alone.
+    `generation` is how the machines of a run that has several have come together, None for one machine alone. `push` is the
+    remote that it is pushed to, if any; `round` the rounds of sites that the commit it starts or goes on from has behind it.
     """
 
     run: str
@@ -55,6 +56,8 @@ class Job:
     start: Start | None = None
     until: int | None = None
     generation: Generation | None = None
+    push: str | None = None
+    round: int = 0
 
     @property
     def data(self) -> Path:

@@ -36,7 +36,8 @@ class Keeper:
             if record.state is RunState.FINISHED:
                 raise
         if self._publisher is not None:
-            self._publisher.ref = f"refs/heads/{record.branch}"
+            if self._publisher.ref is not None:
+                self._publisher.ref = f"refs/heads/{record.branch}"
             self._publisher.tell(record.step)
 
     def take(self, event: Event) -> None:

@@ -18,6 +18,7 @@ from git_gru.errors import RunDivergedError, RunFailedError
 from git_gru.git.repository import Repository
 from git_gru.git.run_control import sweep_runs
 from git_gru.git.run_folders import LAUNCHER, hold, run_folder
+from git_gru.git.sites import round_of
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import Failure, RunRecord, RunState
 from git_gru.train.architecture import Architecture, architecture_of, check_same
@@ -104,6 +105,8 @@ def job_of(repo: Repository, plan: Plan) -> Job:
         recipe=plan.recipe,
         architecture=prepare_data(repo, plan.source, plan.recipe, plan.known, folder),
         start=plan.start,
+        push=plan.push,
+        round=round_of(repo, plan.start.commit if plan.start else plan.source),
     )
 
 

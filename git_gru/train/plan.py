@@ -123,6 +123,8 @@ def _plan_from(repo: Repository, request: Request, begun: Beginning, here: str |
             hint="Make train.batch larger, or use fewer workers (--nproc).",
         )
     model = _model_to_continue(repo, source, recipe)
+    if recipe.sync.is_git:
+        _check_site(request, recipe, model)
     if not is_tracked(repo, recipe.model.path):
         raise RecipeError(
             f"model.path: git-gru does not track {recipe.model.path!r} in this repository",
@@ -143,6 +145,24 @@ def _plan_from(repo: Repository, request: Request, begun: Beginning, here: str |
         push=request.push,
         nodes=request.nodes,
     )
+
+
+def _check_site(request: Request, recipe: Recipe, model: Manifest | None) -> None:
+    """Raises `RecipeError` for what `sync.strategy = "git"` cannot do."""
+    strategy = 'sync.strategy = "git"'
+    where = request.recipe_path
+    if not recipe.sync.site:
+        raise RecipeError(f"{strategy} needs a name for this site", where=where, hint="Say it: --site NAME")
+    if request.nodes is not None:
+        raise RecipeError(
+            f"{strategy}: a site is one machine, and --nnodes {request.nodes.counts} are several", where=where,
+            hint="Make each of them a site, or use another strategy.",
+        )  # fmt: skip
+    if model is None:
+        raise RecipeError(
+            f"{strategy}: the commit has no {recipe.model.path}, and sites must start from one and the same model", where=where,
+            hint="Make it in one place and push it: git gru train --here --set train.steps=1 --set sync.strategy=allreduce",
+        )  # fmt: skip
 
 
 def read_recipe(repo: Repository, commit: str, path: str, overrides: tuple[str, ...] = ()) -> Recipe:

@@ -203,7 +203,9 @@ class TrainRecipe(Section):
     seed: int = _key(0, "seed of weights, order of samples and dropout", least=0, below=2**63)
     eval_every: int = _key(0, "steps between validations besides those at checkpoints; 0 for none", least=0)
     checkpoint_every: int = _key(
-        200, "steps between checkpoint commits; the last step always makes one", least=1
+        200,
+        'steps between checkpoint commits; the last step always makes one. With sync.strategy = "git" each round makes one',
+        least=1,
     )
     patience: int = _key(
         0, "checkpoints on end without a lower `val_loss` after which the run ends; 0 for never", least=0
@@ -226,7 +228,12 @@ class BalanceRecipe(Section):
     mode: str = _key(
         "off", "`adaptive`: a worker takes as many samples as it is fast", choices=("off", "adaptive")
     )
-    every: int = _key(10, "steps between looks at the workers' speeds", least=1, most=100_000)
+    every: int = _key(
+        10,
+        "steps between looks at the workers' speeds; where they meet less often, at the end of a round",
+        least=1,
+        most=100_000,
+    )
     threshold: float = _key(
         0.1, "share of a step's time that must be gained for shares to change", least=0, below=1
     )
@@ -307,9 +314,9 @@ class Recipe:
             raise RecipeError(
                 "balance.mode: with data.stateful a worker keeps its rows of the batch, so shares cannot change"
             )
-        if self.sync.is_local and self.balance.mode != "off":
+        if self.data.stateful and self.sync.is_git:
             raise RecipeError(
-                f'balance.mode: shares change with sync.strategy = "allreduce" only, not with "{self.sync.strategy}"'
+                'data.stateful: with sync.strategy = "git" all sites would go through the text in the same order'
             )
         if self.sync.has_warmup and self.sync.warmup >= self.train.steps:
             raise RecipeError(

@@ -27,7 +27,7 @@ from git_gru.git.commits import RefMovedError, build_commit, free_branch, move_r
 from git_gru.git.repository import Repository
 from git_gru.git.run_states import keep_state
 from git_gru.runs.metrics import Event, EventWriter
-from git_gru.runs.trailers import CheckpointInfo, checkpoint_message
+from git_gru.runs.trailers import CheckpointInfo, SiteRound, checkpoint_message
 from git_gru.store.ingest import ingest_tensors
 from git_gru.train.architecture import metadata_of
 from git_gru.train.job import Job
@@ -62,6 +62,18 @@ class Recorder(Protocol):
         Raises when an earlier checkpoint failed, and what a snapshot raises: nothing is kept then.
         """
 
+    def settle(self) -> str | None:
+        """Waits until every checkpoint is committed; the id of the newest's commit, None where a full disk has no room for it.
+
+        Raises when one failed.
+        """
+
+    def go_on_from(self, commit: str, round: int) -> None:
+        """The next checkpoint follows on `commit`, a merge that has `round` rounds behind it, and not on the one before."""
+
+    def end_at(self, commit: str) -> None:
+        """Moves the run's branch on to its last commit, a merge."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Destination:
@@ -69,7 +81,8 @@ class Destination:
     the model at `path` is another.
 
     `metadata` stands in the model files. `last` is the checkpoint that the run goes on from, None for the source itself; every
-    `resume_every`-th resume state is kept for good (`git_gru.git.run_states`).
+    `resume_every`-th resume state is kept for good (`git_gru.git.run_states`). Of a site that trains with others
+    `rounds` says how it counts.
     """
 
     run: str
@@ -80,6 +93,21 @@ class Destination:
     parent_model: str | None
     last: str | None = None
     resume_every: int = 0
+    rounds: "Rounds | None" = None
+
+
+@dataclass
+class Rounds:
+    """How a site counts: `round` and `step` are those of the commit that its next checkpoint follows on."""
+
+    site: str
+    batch: int
+    round: int
+    step: int
+
+    def next(self, step: int) -> SiteRound:
+        """The part that the checkpoint after `step` has."""
+        return SiteRound(site=self.site, round=self.round + 1, samples=(step - self.step) * self.batch)
 
 
 def destination_of(job: Job) -> Destination:
@@ -93,6 +121,14 @@ def destination_of(job: Job) -> Destination:
         parent_model=job.parent_model,
         last=job.start.commit if job.start else None,
         resume_every=job.recipe.train.resume_every,
+        rounds=Rounds(
+            site=job.recipe.sync.site,
+            batch=job.recipe.train.batch,
+            round=job.round,
+            step=job.start.step if job.start else 0,
+        )
+        if job.recipe.sync.is_git
+        else None,
     )
 
 
@@ -123,6 +159,7 @@ class CommitRecorder:
         self._events = events
         self._committed = committed
         self._last = destination.last or destination.source
+        self._parent = self._last
         self._made = destination.last is not None
         self._failed: tuple[int, Exception] | None = None
         self._left_out: tuple[int, Exception] | None = None
@@ -178,6 +215,26 @@ class CommitRecorder:
             self._room.release()
         self._raise(self._failed or self._left_out)
         return self._last if self._made else None
+
+    def settle(self) -> str | None:
+        """See `Recorder`."""
+        try:
+            return self.wait()
+        except CheckpointError:
+            if self._failed is not None:
+                raise
+            return None
+
+    def go_on_from(self, commit: str, round: int) -> None:
+        """See `Recorder`; nothing is being committed meanwhile (`settle`)."""
+        self._parent = commit
+        if self._destination.rounds is not None:
+            self._destination.rounds.round = round
+
+    def end_at(self, commit: str) -> None:
+        """See `Recorder`; nothing is being committed meanwhile (`settle`)."""
+        self._advance(commit, "sync: the last merge")
+        self._last = commit
 
     def _raise(self, failed: tuple[int, Exception] | None) -> None:
         if failed is not None:
@@ -243,6 +300,7 @@ class CommitRecorder:
             metrics=event.validation,
             parent_model=to.parent_model,
             resume=None if state is None else state.digest,
+            site=None if to.rounds is None else to.rounds.next(event.step),
         )
         message = checkpoint_message(info)
         commit = build_commit(
@@ -251,14 +309,16 @@ class CommitRecorder:
             path=to.path,
             manifest=manifest,
             message=message,
-            parent=self._last,
+            parent=self._parent,
         )
         if state is not None:  # before the branch: see git_gru.git.run_states
             keep_state(
                 self._repo, to.run, checkpoint=commit, step=event.step, state=state, every=to.resume_every
             )
         branch = self._advance(commit, message)
-        self._last, self._made = commit, True
+        self._last, self._parent, self._made = commit, commit, True
+        if to.rounds is not None and info.site is not None:
+            to.rounds.round, to.rounds.step = info.site.round, event.step
         made = replace(event, time=time.time(), commit=commit)
         if branch is not None:
             told = (

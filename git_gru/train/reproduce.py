@@ -84,6 +84,10 @@ def find_segment(repo: Repository, rev: str) -> Segment:
             f"the commit {commit[:10]} was made by {record.trainer}, which git-gru cannot start",
             hint=f"Its run says how it was set: git gru runs show {info.run} --json",
         )
+    if recipe_of(record.recipe).sync.is_git:
+        raise NotReproducibleError(
+            f"the run {record.id} was that of a site: what other sites had pushed is in the weights that it trained on"
+        )
     if record.nodes > 1:
         raise NotReproducibleError(
             f"the commit {commit[:10]} was made by a run of {record.nodes} machines, and this repeats runs of one machine only",

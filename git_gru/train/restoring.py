@@ -25,7 +25,7 @@ from torch import nn
 from git_gru.runs.incidents import Course
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
-from git_gru.train.resume import APART, CARRIED, COURSE, OPTIMIZER, RANDOM, SYNC, WEIGHTS, ordered
+from git_gru.train.resume import APART, BALANCE, CARRIED, COURSE, OPTIMIZER, RANDOM, SYNC, WEIGHTS, ordered
 from git_gru.train.sync import SyncState, SyncStrategy
 from git_gru.train.weights import STATE_DTYPES, check_fits, loaded
 from git_gru.train.world import World
@@ -47,11 +47,12 @@ class Kept:
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """What `restore` hands back: what the rank's task carried, the guard's course, the strategy's state."""
+    """What `restore` hands back: what the rank's task carried, the guard's course, the strategy's and the balance's state."""
 
     carried: dict[str, torch.Tensor]
     course: Course
     sync: SyncState
+    balance: dict[str, list[float]]
 
 
 class _Part(NamedTuple):
@@ -108,6 +109,7 @@ def restore(
         carried={key: value.to(world.device) for key, value in below(CARRIED).items()},
         course=Course(rollbacks=int(rollbacks), skipped=int(skipped), lr_scale=lr_scale),
         sync=SyncState(shared=below(SYNC), own=below(_OWN) if as_many else strategy.state().own),
+        balance={key: values.tolist() for key, values in below(BALANCE).items()},
     )
 
 
@@ -130,7 +132,7 @@ def _parts(kept: Kept, size: int) -> Iterator[_Part]:
     for name in state.tensors:
         kind, _, rest = name.partition(".")
         rank, _, key = rest.partition(".")
-        if name.startswith((OPTIMIZER, SYNC, COURSE)):
+        if name.startswith((OPTIMIZER, SYNC, COURSE, BALANCE)):
             yield _Part(None, name, state, (name,))
         elif name.startswith(WEIGHTS):
             continue

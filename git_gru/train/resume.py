@@ -6,13 +6,14 @@
     sync.<key>                    what the synchronisation strategy keeps, the same on every rank (`SyncState.shared`)
     apart.<rank>.sync.<key>       what it keeps of each rank's own (`SyncState.own`)
     apart.<rank>.optimizer.…      in place of `optimizer.…`, where each rank's optimizer has a state of its own
+    balance.<key>                 the shares of the workers and what led to them (`Balancer.state`): F64 [any]
     guard.course                  how often the guard took the run back, batches left out, scale of the learning rate: F64 [3]
     weights.<name>                the weights as training has them, where a commit keeps them in fewer bits
 
 The position in the data, the learning rate and the epoch are functions of the step, which the checkpoint's message names.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 
 import torch
@@ -25,7 +26,7 @@ from git_gru.train.world import World
 
 OPTIMIZER, RANDOM, CARRIED, WEIGHTS = "optimizer.", "random.", "carried.", "weights."
 SYNC, APART = "sync.", "apart."
-COURSE = "guard.course"
+COURSE, BALANCE = "guard.course", "balance."
 
 
 def rank_states(
@@ -59,12 +60,17 @@ def rank_states(
     return found | {f"{SYNC}{key}": tensor for key, tensor in sync.shared.items()}
 
 
+def balance_state(kept: Mapping[str, Sequence[float]]) -> dict[str, torch.Tensor]:
+    """What `Balancer.state` gave, as part of a resume state."""
+    return {f"{BALANCE}{key}": torch.tensor(values, dtype=torch.float64) for key, values in kept.items()}
+
+
 def capture(
     network: nn.Module, ranks: Mapping[str, torch.Tensor], course: Course, dtype: str
 ) -> list[TensorData]:
     """A copy of all that a resume needs beside the weights of a commit that keeps them as `dtype` (`fp32`, `bf16`).
 
-    `ranks` is what `rank_states` gave.
+    `ranks` is what `rank_states` gave, and `balance_state`.
     """
     state = [copied(name, value) for name, value in ranks.items()]
     state.append(copied(COURSE, torch.tensor(astuple(course), dtype=torch.float64)))

@@ -64,16 +64,20 @@ def _branch(repo: Repository, record: RunRecord, start: Start | None) -> str:
     if start is None and tip is None:
         return name
     if start is not None:
-        parent = _commit_at(repo, f"{start.commit}^")
         if tip == start.commit:
             return name
-        if tip is None or (tip == parent and tip != record.source):  # killed before the branch was moved
+        # killed before the branch was moved
+        if tip is None or (tip != record.source and _is_before(repo, tip, start.commit)):
             move_ref(repo, f"refs/heads/{name}", start.commit, tip, f"resume of the run {record.id}")
             return name
     beside = free_branch(repo, name)
     if start is not None:
         move_ref(repo, f"refs/heads/{beside}", start.commit, None, f"resume of the run {record.id}")
     return beside
+
+
+def _is_before(repo: Repository, earlier: str, commit: str) -> bool:
+    return repo.completed("merge-base", "--is-ancestor", earlier, commit).returncode == 0
 
 
 def _commit_at(repo: Repository, name: str) -> str | None:

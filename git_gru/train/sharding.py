@@ -9,6 +9,7 @@ batch may reach over the end of an epoch; a rank takes a slice of the batch. So
 - a position in the data is a step's number: nothing else need be kept to resume.
 """
 
+import hashlib
 from functools import lru_cache
 
 import numpy as np
@@ -75,7 +76,17 @@ def batch_plan(recipe: Recipe, *, samples: int) -> BatchPlan | StreamPlan:
     """The plan that the recipe asks for, over `samples` samples."""
     if recipe.data.stateful:
         return StreamPlan(samples=samples, batch=recipe.train.batch)
-    return BatchPlan(samples=samples, batch=recipe.train.batch, seed=recipe.train.seed)
+    return BatchPlan(samples=samples, batch=recipe.train.batch, seed=order_seed(recipe))
+
+
+def order_seed(recipe: Recipe) -> int:
+    """The seed of the order of samples: that of the recipe, and of a site one of its own, so that sites learn from different
+    samples at the same time.
+    """
+    if not recipe.sync.is_git:
+        return recipe.train.seed
+    said = f"{recipe.train.seed} {recipe.sync.site}".encode()
+    return int.from_bytes(hashlib.sha256(said).digest()[:7])  # with a rank added, still one that torch takes
 
 
 def share(total: int, ranks: int, rank: int) -> slice:

@@ -21,12 +21,12 @@ from git_gru.train.plan import Plan
 class Publisher:
     """Pushes a run to `remote` whenever it is told that there is something new. `events` is its log. Made by `publishing`."""
 
-    def __init__(self, repo: Repository, remote: str, *, run: str, ref: str, events: Path) -> None:
+    def __init__(self, repo: Repository, remote: str, *, run: str, ref: str | None, events: Path) -> None:
         # of its own: the thread's git objects are not shared
         self._repo = Repository(repo.worktree, repo.git_dir, repo.common_dir, repo.environment)
         self._remote, self._run, self._events = remote, run, events
         self.ref = ref
-        """The run's branch, which may become another."""
+        """The run's branch, which may become another; None where the record alone is pushed."""
         self._pushed = Pushed(None)
         self._news = threading.Event()
         self._over = False
@@ -82,7 +82,9 @@ def publishing(repo: Repository, plan: Plan, job: Job) -> Iterator[Publisher | N
     if plan.push is None:
         yield None
         return
-    publisher = Publisher(repo, plan.push, run=job.run, ref=job.ref, events=job.events)
+    # a site's rank 0 pushes its branch, and must know when that is done
+    ref = None if plan.recipe.sync.is_git else job.ref
+    publisher = Publisher(repo, plan.push, run=job.run, ref=ref, events=job.events)
     try:
         yield publisher
     finally:

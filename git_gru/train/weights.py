@@ -65,8 +65,10 @@ def copied(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) ->
 def loaded(store: Store, manifest: Manifest, name: str) -> torch.Tensor:
     """A tensor of a stored model, on the CPU. Raises KeyError for a name or dtype that it does not have."""
     entry = manifest.tensors[name]
-    data = bytearray().join(store.tensor(manifest, name))
-    return torch.frombuffer(data, dtype=STATE_DTYPES[entry.dtype]).reshape(entry.shape)
+    data, dtype = bytearray().join(store.tensor(manifest, name)), STATE_DTYPES[entry.dtype]
+    if not data:
+        return torch.empty(entry.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
 
 
 @contextmanager

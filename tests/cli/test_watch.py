@@ -124,6 +124,24 @@ def test_what_each_worker_sent_and_waited_is_told() -> None:
         assert second[-4:] == ["2,000", "1.7", "kB", "1:05"]
 
 
+@pytest.mark.parametrize("width", [60, WIDE])
+def test_a_site_shows_the_others(width: int) -> None:
+    seen = {
+        "home": {"round": 7, "weight": 0.75, "val_loss": 1.5},
+        "lab": {"round": 6, "weight": 0.25},
+        "out": {"round": 2, "weight": 0.0},
+    }
+    told = Event(time=172, step=61, round=7, sites=seen)
+    shown = screen(snapshot_of(RECORD, [*EVENTS, told], 180.0), width, 40)
+    text = [line.plain[: width // 2 if width == WIDE else None].rstrip() for line in shown]
+    start = text.index("round 7 with 3 sites")
+    assert [line.split() for line in text[start + 1 : start + 4]] == [
+        ["home", "round", "7", "weight", "0.75", "val_loss", "1.5000"],
+        ["lab", "round", "6", "weight", "0.25"],
+        ["out", "round", "2", "not", "merged"],
+    ]
+
+
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (0, 59.6, 3600, 3725)] == ["0:00", "1:00", "1:00:00", "1:02:05"]
 

@@ -44,6 +44,15 @@ def test_columns_by_rank() -> None:
     ]
 
 
+def test_the_round_of_a_site_has_a_column_and_the_sites_are_in_the_json_alone() -> None:
+    event = Event(time=1.0, step=2, round=3, sites={"a": {"round": 3, "weight": 1.0}})
+    assert metrics_csv([event]).splitlines() == [
+        "time,step,rank,loss,lr,tokens_per_s,round,commit,branch,blocked_s,incident,message",
+        "1.0,2,0,,,,3,,,,,",
+    ]
+    assert metrics_json([event])[0]["sites"] == {"a": {"round": 3, "weight": 1.0}}
+
+
 def test_json() -> None:
     found = metrics_json(EVENTS)
     assert found[0] == {"rank": 0, "time": 10.0, "step": 0, "val_loss": 5.5}

@@ -23,6 +23,10 @@ events = st.builds(
     validation=st.dictionaries(st.sampled_from(["val_loss", "val_accuracy"]), numbers),
     commit=st.none() | st.text("0123456789abcdef", min_size=40, max_size=40),
     branch=st.none() | st.text(),
+    round=st.integers(0, 10**9),
+    sites=st.dictionaries(
+        st.text(), st.dictionaries(st.sampled_from(["round", "weight"]), numbers), max_size=2
+    ),
     message=st.none() | st.text(),
 )
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from git_gru.runs.trailers import CheckpointInfo, checkpoint_message, parse_checkpoint
+from git_gru.runs.trailers import CheckpointInfo, SiteRound, checkpoint_message, parse_checkpoint
 
 INFO = CheckpointInfo(
     run="260412-101530-k3f",
@@ -14,6 +14,7 @@ INFO = CheckpointInfo(
     metrics={"val_loss": 1.4703125, "val_accuracy": 0.5},
     parent_model="c" * 64,
     resume="e" * 64,
+    site=SiteRound(site="lab-2", round=8, samples=1600),
 )
 MESSAGE = f"""train: step 400, val_loss 1.470
 
@@ -23,6 +24,9 @@ Gru-Metric-val-loss: 1.470312
 Gru-Metric-val-accuracy: 0.5
 Gru-Parent-Model: {"c" * 64}
 Gru-Resume: {"e" * 64}
+Gru-Site: lab-2
+Gru-Round: 8
+Gru-Samples: 1600
 """
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from git_gru.train.balance import Balancer, even_shares, proportional_shares
@@ -19,11 +19,11 @@ def balancers(ranks: int, batch: int, **keys: Any) -> list[Balancer]:
     return [Balancer(recipe, batch=batch, ranks=ranks, rank=rank) for rank in range(ranks)]
 
 
-def exchanged(workers: list[Balancer], seconds: list[float]) -> list[bool]:
-    """One look: each worker has computed `seconds[rank]` a sample."""
+def exchanged(workers: list[Balancer], seconds: list[float], step: int = 1) -> list[bool]:
+    """One look after `step`: each worker has computed `seconds[rank]` a sample."""
     for rank, worker in enumerate(workers):
         worker.took(seconds[rank] * worker.shares[rank])
-    times = [sum(column) for column in zip(*(worker.measured() for worker in workers), strict=True)]
+    times = [sum(column) for column in zip(*(worker.measured(step) for worker in workers), strict=True)]
     return [worker.rebalance(times) for worker in workers]
 
 
@@ -109,9 +109,56 @@ def test_when_a_look_is_due() -> None:
     (worker,) = balancers(1, 8)
     assert not worker.due(10), "one alone"
     pair = balancers(2, 8, every=3)
-    assert [step for step in range(1, 10) if pair[1].due(step)] == [3, 6, 9]
+    looks = []
+    for step in range(1, 11):
+        if pair[1].due(step):
+            looks.append(step)
+            pair[1].measured(step)
+    assert looks == [3, 6, 9]
+    assert pair[1].due(5), "gone back to before the last look"
     off = Balancer(BalanceRecipe(), batch=8, ranks=2, rank=0)
     assert not off.due(10)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data(), st.integers(2, 6), st.integers(3, 20))
+def test_rounds_end_together_soon_after_speeds_have_changed(
+    data: st.DataObject, ranks: int, each: int
+) -> None:
+    """Whatever the speeds become: after a few rounds no worker has two samples a step more than its time allows."""
+    workers, total = balancers(ranks, ranks * each, threshold=0.0), ranks * each
+    for _ in range(2):
+        seconds = data.draw(st.lists(st.floats(0.5, 4.0), min_size=ranks, max_size=ranks))
+        for _ in range(10):
+            exchanged(workers, seconds)
+            assert len({worker.shares for worker in workers}) == 1
+            assert sum(workers[0].shares) == total
+        shares, fair = workers[0].shares, total / sum(1 / each for each in seconds)
+        assert all(
+            held == 1 or (held - 2) * own <= fair for held, own in zip(shares, seconds, strict=True)
+        ), (shares, seconds)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data(), st.integers(2, 5))
+def test_a_resumed_balancer_goes_on_as_the_one_before(data: st.DataObject, ranks: int) -> None:
+    times = st.lists(st.floats(0.01, 1.0), min_size=ranks, max_size=ranks)
+    workers = balancers(ranks, 40, every=3)
+    for step in range(3, data.draw(st.integers(3, 12)), 3):
+        exchanged(workers, data.draw(times), step)
+    others = balancers(ranks, 40, every=3)
+    for other in others:
+        other.restore({key: list(values) for key, values in workers[0].state().items()})
+    assert [other.due(step) for step in range(20) for other in others] == [
+        worker.due(step) for step in range(20) for worker in workers
+    ]
+    seconds = data.draw(times)
+    assert exchanged(others, seconds) == exchanged(workers, seconds)
+    assert others[-1].shares == workers[0].shares
+    fewer = balancers(ranks - 1, 40)[0] if ranks > 2 else Balancer(BalanceRecipe(), batch=40, ranks=2, rank=0)
+    even = fewer.shares
+    fewer.restore(workers[0].state())
+    assert fewer.shares == even, "of another number of workers, or switched off"
 
 
 TASK = """
@@ -119,6 +166,8 @@ import os, time, torch
 
 class Task:
     metrics = ()
+    steps = 0
+    slow_from = int(open(os.path.join(os.path.dirname(__file__), "slow_from")).read())
     def model(self):
         return torch.nn.Linear(3, 1)
     def data(self, split):
@@ -128,7 +177,9 @@ class Task:
     def loss(self, model, batch):
         inputs, targets = batch
         if model.training:
-            time.sleep(len(inputs) * (0.016 if os.environ.get("RANK") == "1" else 0.004))
+            self.steps += 1
+            slow = os.environ.get("RANK") == "1" and self.steps > self.slow_from
+            time.sleep(len(inputs) * (0.016 if slow else 0.004))
         return ((model(inputs)[:, 0] - targets) ** 2).mean()
 
 def task(folder):
@@ -155,21 +206,46 @@ threads = 1
 """
 
 
-@pytest.mark.slow
-def test_a_slow_worker_takes_less_and_the_result_stays_the_same(project: Any) -> None:
+def commit_pair(project: Any, *, slow_from: int) -> None:
+    """A recipe whose worker 1 becomes slow after so many steps."""
     project.work.write("tasks/slow.py", TASK.encode())
+    project.work.write("tasks/slow_from", b"%d" % slow_from)
     project.work.write("tasks/__init__.py", b"")
     project.work.write("gru.toml", RECIPE.encode())
     project.work.commit("an unequal pair")
+
+
+def rows_with_shares(project: Any, run: str) -> list[dict[str, Any]]:
+    shown = project.gru("runs", "show", run, "--metrics", "json")
+    return [row for row in json.loads(shown.stdout)["metrics"] if "shares" in row]
+
+
+@pytest.mark.slow
+def test_a_slow_worker_takes_less_and_the_result_stays_the_same(project: Any) -> None:
+    commit_pair(project, slow_from=0)
     adaptive = project.train("--nproc", "2", "--set", 'balance.mode="adaptive"')
     alone = project.train("--nproc", "1")
-    shown = project.gru("runs", "show", adaptive["id"], "--metrics", "json")
-    rows = [row for row in json.loads(shown.stdout)["metrics"] if "shares" in row]
+    rows = rows_with_shares(project, adaptive["id"])
     assert all(sum(row["shares"]) == 10 for row in rows)
     assert rows[-1]["shares"][0] >= 7
     assert all(len(row["rates"]) == 2 and min(row["rates"]) > 0 for row in rows)
     losses = [run["checkpoints"][-1]["metrics"]["val_loss"] for run in (adaptive, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_worker_that_becomes_slow_is_relieved_at_the_end_of_a_round(project: Any) -> None:
+    """Rounds of four steps, in two fragments, each under way for a step."""
+    commit_pair(project, slow_from=20)
+    sync = {"strategy": '"diloco"', "warmup": 4, "every": 4, "fragments": 2, "overlap": 1, "outer_lr": 0.5}
+    keys = [f"sync.{key}={value}" for key, value in sync.items()]
+    keys += ['balance.mode="adaptive"', "train.steps=40", "train.checkpoint_every=10"]
+    run = project.train("--nproc", "2", *(word for key in keys for word in ("--set", key)))
+    rows = rows_with_shares(project, run["id"])
+    assert [row["step"] for row in rows] == list(range(4, 41, 4)), "where the workers meet"
+    assert all(sum(row["shares"]) == 10 for row in rows)
+    assert rows[-1]["shares"][0] >= 7
+    assert run["checkpoints"][-1]["metrics"]["val_loss"] < run["initial"]["val_loss"]
 
 
 def test_carried_state_and_changing_shares_exclude_each_other(project: Any) -> None:

@@ -95,7 +95,10 @@ def test_a_table_must_be_a_table() -> None:
             'compress = "topk"\nwarmup = 2000',
             "sync.warmup is 2000, and must be less than train.steps, which is 1000",
         ),
-        ("every = 20", 'sync.every is for sync.strategy = "local-sgd" or "diloco", and it is "allreduce"'),
+        (
+            "every = 20",
+            'sync.every is for sync.strategy = "local-sgd", "diloco" or "git", and it is "allreduce"',
+        ),
         ('compress = "int8"\ndensity = 0.1', 'sync.density is for sync.compress = "topk", and it is "int8"'),
         (
             'strategy = "local-sgd"\nouter_lr = 1.0',

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch")
 
 STEPS = 6
 COURSE = Course(rollbacks=1, skipped=7, lr_scale=0.3)
+BALANCE = {"shares": [3.0, 1.0], "seconds": [], "looked": [4.0]}
 
 
 class Training:
@@ -49,10 +50,10 @@ class Training:
         return rank_states(self.network, self.optimizer, self.strategy, self.world, self.task.carried)
 
     def keep(self, store: Store) -> tuple[Any, Any]:
-        from git_gru.train.resume import capture
+        from git_gru.train.resume import balance_state, capture
         from git_gru.train.weights import snapshot
 
-        state = capture(self.network, self.ranks(), COURSE, self.dtype)
+        state = capture(self.network, self.ranks() | balance_state(BALANCE), COURSE, self.dtype)
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
@@ -61,6 +62,7 @@ class Training:
         kept = Kept(store=store, weights=weights, state=state, where="m")
         restored = restore(self.network, self.optimizer, self.strategy, self.world, kept, seed=3)
         self.task.carried = restored.carried
+        self.balance = restored.balance
         assert restored.course == COURSE
 
     def weights(self) -> list[bytes]:
@@ -78,6 +80,7 @@ def test_it_goes_on_bit_for_bit(optimizer: str, dtype: str, tmp_path: Path) -> N
     other = Training(optimizer, dtype, seed=9)
     other.train(1, 1)  # it need not be fresh
     other.go_on(store, *kept)
+    assert other.balance == BALANCE
     other.train(STEPS // 2 + 1, STEPS)
     assert other.weights() == whole.weights()
 

@@ -1,5 +1,7 @@
 """Synchronisation strategies: how workers come to agree on weights. One file a strategy, one Protocol (`strategy.SyncStrategy`).
 
+(`git` is not among them: it brings together runs, not workers; those of a site go by `allreduce`. See `git_gru.train.sites`.)
+
 The engine calls, on every rank, in this order:
 
     forward through `module`  →  backward of the summed loss × `weight(…)`  →  `after_backward()`

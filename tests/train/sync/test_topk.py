@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from git_gru.train.recipe import SyncRecipe, TrainRecipe
-from git_gru.train.sync.topk import FIRST_DENSITY, Largest, density
+from git_gru.train.sync.topk import FIRST_DENSITY, Largest, density, largest
 
 OnRanks = Callable[..., list[Any]]
 SIZES = [40, 7]
@@ -74,6 +76,30 @@ def test_what_is_no_number_is_sent_at_once(on_ranks: OnRanks) -> None:
         return Largest(wire, gradient, [100], recipe, TrainRecipe(clip=0.0)).mean(gradient, 1.0, 1)
 
     assert on_ranks(1, work)[0][3].isnan()
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.sampled_from([150, 1000, 6000]),
+    st.sampled_from(["normal", "sparse", "rows", "equal"]),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_sample_finds_exactly_the_largest(seed: int, count: int, kind: str) -> None:
+    values = torch.randn(64_000, generator=torch.Generator().manual_seed(seed))
+    if kind == "sparse":
+        values[seed % 60_000 : seed % 60_000 + 60_000] = 0
+    elif kind == "rows":  # as long as the sample's stride, so that it sees one column alone
+        values.view(-1, 5)[:, seed % 5] *= 1000
+    elif kind == "equal":
+        values = values.sign()
+    values[seed % 64_000] = float("nan")
+    places = largest(values, count)
+    assert len(set(places.tolist())) == count
+    assert seed % 64_000 in places
+    expected = torch.topk(values.abs(), count).values
+    assert torch.equal(
+        values[places].abs().nan_to_num(torch.inf).sort().values, expected.nan_to_num(torch.inf).sort().values
+    )
 
 
 def test_the_density_falls_in_stages() -> None:
