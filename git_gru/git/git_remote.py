@@ -5,8 +5,9 @@ The hub's `refs/gru/store` is the state. Git does the transport, run in the stor
 many a request, and a new state goes by an ordinary push, whose fast-forward rule is the compare-and-swap. (Sources: git-fetch(1)
 and git-clone(1) on partial clones, git-push(1), gitprotocol-v2(5).)
 
-Trees and blobs have two roads: over http git-gru asks the hub itself (`upload_pack`), which is faster; what does not come so
-`git fetch` brings, or says why it cannot.
+There are two roads: over http git-gru asks the hub itself (`upload_pack`), which is faster; what does not come so `git fetch`
+brings, or says why it cannot. Whether an address may be used at all (`protocol.allow`) is Git's decision on either: its helper
+refuses what is forbidden. A state of which an earlier one is known comes by `git fetch` alone, which asks for the difference.
 
 The settings that make the hub a *promisor* stand on the command line of each fetch alone: no other command ever fetches a missing
 object by itself. `refs/gru/remotes/<name>` remembers the state that was seen last.
@@ -20,7 +21,7 @@ import os
 import re
 import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from git_gru.errors import StoreError
@@ -28,17 +29,21 @@ from git_gru.git.run import Environment, GitMissingError, child_environment
 from git_gru.git.transport import shown
 from git_gru.git.upload_pack import MOST_WANTS, UploadPack, helper_for, upload_pack
 from git_gru.ids import digest
+from git_gru.store.bare import read_ref
 from git_gru.store.chunks import LONGEST_CHUNK
 from git_gru.store.codec import MAX_BLOB_HEADER
-from git_gru.store.incoming import IncomingError, receive
+from git_gru.store.incoming import IncomingError, receive, receive_state
 from git_gru.store.pack_reader import LONGEST_OBJECT
 from git_gru.store.packs import Kind, no_room
 from git_gru.store.remote import RemoteError
 from git_gru.store.store import REF, Store
-from git_gru.store.trees import model_blobs
+from git_gru.store.trees import ordered_blobs
 
 Tell = Callable[[bytes], None]
 """Takes what git says on stderr while it works."""
+
+_UPPER = 3
+"""Levels of a state above its model trees: the root tree, `models`, and its groups."""
 
 _LOOKS = 5
 """How often a state is fetched while a git that outlives the process which started it makes its locks anew."""
@@ -111,21 +116,27 @@ class GitRemote:
         self._optional = optional
         self._tell = tell
         self._ref = f"refs/gru/remotes/{_component(name, url)}"
-        self._was_read = False
-        self._is_direct = True
+        self._is_direct = not optional  # who may be absent is asked once, and says why
         self._talk: UploadPack | None = None
         self._open = contextlib.ExitStack()
         weakref.finalize(self, self._open.close)
 
     def look(self) -> bytes | None:
         """As `Remote.look`."""
+        states: list[bytes | None] = []
+        if self._is_unknown() and self._directly(lambda server: states.append(self._first_state(server))):
+            return states[0]
+        return self._look_by_git()
+
+    def _look_by_git(self) -> bytes | None:
         with self._alone():
             for _ in range(_LOOKS):
                 self._unlock()
-                status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
+                status, said = self._fetch(
+                    "--depth=1", f"--filter=tree:{_UPPER}", wanted=[f"+{REF}:{self._ref}"]
+                )
                 if status == 0:
                     self._trim()
-                    self._was_read = True
                     return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
                 if ".lock': File exists" not in said:
                     break
@@ -138,16 +149,16 @@ class GitRemote:
         """As `Remote.trees`."""
         self._objects(oids, "tree")
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         """As `Remote.models`."""
 
         def ask(server: UploadPack) -> None:
             self._receive(server, trees, "tree")
-            self._receive(server, self._named_by(trees), "blob")
+            self._receive(server, ordered_blobs(self._store.objects, trees, chunks), "blob")
 
         if not self._directly(ask):
             self._by_git(self._store.objects.absent(trees), "--no-filter")
-            self._by_git(self._store.objects.absent(self._named_by(trees)))
+            self._by_git(self._store.objects.absent(ordered_blobs(self._store.objects, trees, chunks)))
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
@@ -188,10 +199,9 @@ class GitRemote:
     def _directly(self, ask: Callable[[UploadPack], None]) -> bool:
         """Whether `ask` got all that it asks for from the hub's upload-pack itself; what did not come is left to `git fetch`.
 
-        Tried only where Git has just read the state: it has decided by then whether this address may be used. The conversation
-        lasts as long as this object, or to its first error.
+        The conversation lasts as long as this object, or to its first error.
         """
-        if not (self._was_read and self._is_direct and self._server is not None):
+        if not (self._is_direct and self._server is not None):
             return False
         try:
             if self._talk is None:
@@ -204,6 +214,42 @@ class GitRemote:
             if not isinstance(error, IncomingError):
                 raise
         return self._is_direct
+
+    def _is_unknown(self) -> bool:
+        """Whether no state of this remote was ever seen."""
+        try:
+            return read_ref(self._store.repository, self._ref) is None
+        except StoreError:
+            return False
+
+    def _first_state(self, server: UploadPack) -> bytes | None:
+        """The state, noted as `git fetch --depth=1` would; None where there is none."""
+        state = server.reference(REF)
+        if state is not None:
+            ends, pieces = server.state(state, _UPPER)
+            receive_state(pieces, self._store.repository / "objects/pack", state, longest=LONGEST_OBJECT)
+            with self._alone():
+                self._unlock()
+                path = self._store.repository / "shallow"
+                known = path.read_text().split() if path.exists() else []
+                if ends:
+                    self._write("shallow", sorted({*known, *(end.hex() for end in ends)}))
+                self._write(self._ref, [state.hex()])
+                self._trim()
+        return state
+
+    def _write(self, name: str, lines: Iterable[str]) -> None:
+        """Writes a file of the store's Git folder as git does it, by way of its lock; the caller has taken old locks away."""
+        path, lock = self._store.repository / name, self._store.repository / f"{name}.lock"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(lock, "x") as file:
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+            lock.replace(path)
+        except OSError as error:
+            raise no_room(error, self._store.folder) from error
 
     @functools.cached_property
     def _server(self) -> tuple[str, str] | None:
@@ -218,15 +264,8 @@ class GitRemote:
         for at in range(0, len(wanted), MOST_WANTS):
             asked = wanted[at : at + MOST_WANTS]
             pieces = server.pack(asked, alone=kind == "tree")
-            receive(pieces, folder, asked, kind=kind, longest=_LONGEST[kind])
-
-    def _named_by(self, trees: Sequence[bytes]) -> list[bytes]:
-        """The blobs of model trees that are here; a tree that is none is left to whoever reads the model."""
-        found: list[bytes] = []
-        for tree in trees:
-            with contextlib.suppress(StoreError):
-                found += model_blobs(self._store.objects, tree).values()
-        return found
+            came = self._store.objects.has_come
+            receive(pieces, folder, asked, kind=kind, longest=_LONGEST[kind], came=came)
 
     def _by_git(self, oids: Sequence[bytes], filter: str = "--filter=blob:none") -> None:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()

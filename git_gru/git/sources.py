@@ -45,7 +45,7 @@ class Unapproved:
         """As `Remote.trees`."""
         raise RemoteError(self.name)
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         """As `Remote.models`."""
         raise RemoteError(self.name)
 

@@ -92,9 +92,9 @@ class Counting:
         self.asked["trees"].append(len(oids))
         self._inner.trees(oids)
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         self.asked["models"].append(len(trees))
-        self._inner.models(trees)
+        self._inner.models(trees, chunks)
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         self.asked["blobs"].append(len(oids))

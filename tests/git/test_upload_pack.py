@@ -25,6 +25,7 @@ from git_gru.store.incoming import IncomingError
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest, parse_manifest
 from git_gru.store.publish import publish
+from git_gru.store.remote import RemoteError
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
 from git_gru.store.trees import model_blobs
@@ -251,6 +252,47 @@ def test_all_comes_without_git_fetch(hub: Hub, fetched: list[list[bytes]]) -> No
         assert server.sent - before < 1.1 * sum(map(len, FILES)) / 2
     assert not fetched
     hub.require_whole()
+
+
+def test_a_state_is_noted_as_git_notes_it(hub: Hub, tmp_path: Path) -> None:
+    """The same reference, the same end of the history; and Git goes on from there."""
+    other, third = Store.open(tmp_path / "other"), Store.open(tmp_path / "third")
+    shutil.copytree(hub.work / "hub.git", tmp_path / "hub.git")
+    with serving(tmp_path) as server:
+        url = f"{server.url}/hub.git"
+        remotes = [GitRemote(store, "hub", url, LOCAL_VARIABLES) for store in (hub.clone, other)]
+        states = [remotes[0].look(), remotes[1]._look_by_git()]
+        assert states[0] is not None
+        assert states[0] == states[1]
+        folders = [store.repository for store in (hub.clone, other)]
+        for name in (remotes[0]._ref, "shallow"):
+            assert len({(folder / name).read_bytes() for folder in folders}) == 1
+        for folder in folders:
+            subprocess.run(["git", "-C", str(folder), "rev-list", "--all"], check=True)
+            assert not list(folder.rglob("*.lock"))
+        packs = [
+            {oid for pack in store.objects.packs() for oid in pack.oids()} for store in (hub.clone, other)
+        ]
+        assert packs[0] == packs[1]
+        more = ingest(third, io.BytesIO(save({"w": np.ones(9, "<f4")})), expect_safetensors=True).manifest
+        publish(third, GitRemote(third, "hub", str(tmp_path / "hub.git"), LOCAL_VARIABLES), [[more]])
+        assert remotes[0].look() == remotes[1].look() != states[0]
+        hub.bring(url, more, *hub.manifests)
+    hub.require_whole()
+    for store in (other, third):
+        store.close()
+
+
+def test_where_git_forbids_http_nobody_is_asked(hub: Hub) -> None:
+    with serving(hub.work) as server, pytest.raises(RemoteError, match="not allowed"):
+        hub.bring(f"{server.url}/hub.git", *hub.manifests, settings={"protocol.http.allow": "never"})
+    assert server.received == 0
+
+
+def test_a_hub_without_models(hub: Hub, tmp_path: Path) -> None:
+    new_hub(tmp_path / "empty.git")
+    with serving(tmp_path) as server:
+        assert GitRemote(hub.clone, "hub", f"{server.url}/empty.git", LOCAL_VARIABLES).look() is None
 
 
 def test_many_objects_are_asked_for_in_several_requests_of_one_conversation(
