@@ -15,21 +15,17 @@ object by itself. `refs/gru/remotes/<name>` remembers the state that was seen la
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import re
-import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from git_gru.errors import StoreError
 from git_gru.git.run import Environment, GitMissingError, child_environment
+from git_gru.git.seen_state import SeenState
 from git_gru.git.transport import shown
 from git_gru.git.upload_pack import MOST_WANTS, UploadPack, helper_for, upload_pack
 from git_gru.ids import digest
-from git_gru.store.bare import read_ref
 from git_gru.store.chunks import LONGEST_CHUNK
 from git_gru.store.codec import MAX_BLOB_HEADER
 from git_gru.store.incoming import IncomingError, receive, receive_state
@@ -47,9 +43,6 @@ _UPPER = 3
 
 _LOOKS = 5
 """How often a state is fetched while a git that outlives the process which started it makes its locks anew."""
-
-_ENDS = 16
-"""Lines of the file `shallow` beyond which those are looked for that are of no use any more: each look adds one."""
 
 _LONGEST: dict[Kind, int] = {"tree": LONGEST_OBJECT, "blob": LONGEST_CHUNK + MAX_BLOB_HEADER}
 """Bytes of the longest model tree, and of the longest stored chunk."""
@@ -96,7 +89,8 @@ class GitRemote:
     """The Git repository at `url` (absolute, if it is a path), as a remote of `store`. A `git_gru.store.remote.Remote`.
 
     `name` is for messages. `optional` says that there may be no repository at `url`, which then has no state. The user, who has
-    never named that address, is asked for no password there, and no credential helper is told of it.
+    never named that address, is asked for no password there, and no credential helper is told of it. `plain` says that no setting
+    has git replace parts of addresses.
     """
 
     def __init__(
@@ -107,6 +101,7 @@ class GitRemote:
         environment: Environment,
         *,
         optional: bool = False,
+        plain: bool = False,
         tell: Tell | None = None,
     ) -> None:
         self.name = shown(name)
@@ -114,9 +109,10 @@ class GitRemote:
         self._store = store
         self._environment = {**environment, **_UNASKED} if optional else environment
         self._optional = optional
+        self._plain = plain
         self._tell = tell
-        self._ref = f"refs/gru/remotes/{_component(name, url)}"
-        self._is_direct = not optional  # who may be absent is asked once, and says why
+        self._seen = SeenState(store, f"refs/gru/remotes/{_component(name, url)}")
+        self._is_direct = True
         self._talk: UploadPack | None = None
         self._open = contextlib.ExitStack()
         weakref.finalize(self, self._open.close)
@@ -124,20 +120,22 @@ class GitRemote:
     def look(self) -> bytes | None:
         """As `Remote.look`."""
         states: list[bytes | None] = []
-        if self._is_unknown() and self._directly(lambda server: states.append(self._first_state(server))):
+        # Who may be absent is asked by git, which says why there is nothing
+        is_first = not self._optional and self._seen.is_unknown()
+        if is_first and self._directly(lambda server: states.append(self._first_state(server))):
             return states[0]
         return self._look_by_git()
 
     def _look_by_git(self) -> bytes | None:
-        with self._alone():
+        with self._seen.alone():
             for _ in range(_LOOKS):
-                self._unlock()
+                self._seen.unlock()
                 status, said = self._fetch(
-                    "--depth=1", f"--filter=tree:{_UPPER}", wanted=[f"+{REF}:{self._ref}"]
+                    "--depth=1", f"--filter=tree:{_UPPER}", wanted=[f"+{REF}:{self._seen.ref}"]
                 )
                 if status == 0:
-                    self._trim()
-                    return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
+                    self._seen.trim(self._reached)
+                    return self._seen.read()
                 if ".lock': File exists" not in said:
                     break
         missing = f"couldn't find remote ref {REF}" in said
@@ -170,6 +168,8 @@ class GitRemote:
         Git has a quick way to find what a remote lacks (`pack.useSparse`), which compares trees at the same paths: it sends again
         what other models have.
         """
+        import tempfile  # with it much else, which a clone does without
+
         lease = (f"--force-with-lease={REF}:{old.hex()}",) if replace and old is not None else ()
         with tempfile.NamedTemporaryFile(dir=self._store.folder, prefix="shallow-") as shallow:
             # Of the commits whose history is not here this push has to do with one; to hear of others puts a server off
@@ -187,8 +187,8 @@ class GitRemote:
         raise self._error("does not take the models", said)
 
     def _remember(self, state: bytes) -> None:
-        with self._alone():
-            self._git("update-ref", "--no-deref", self._ref, state.hex())
+        with self._seen.alone():
+            self._git("update-ref", "--no-deref", self._seen.ref, state.hex())
 
     def _objects(self, oids: Sequence[bytes], kind: Kind) -> None:
         if not oids:
@@ -215,45 +215,21 @@ class GitRemote:
                 raise
         return self._is_direct
 
-    def _is_unknown(self) -> bool:
-        """Whether no state of this remote was ever seen."""
-        try:
-            return read_ref(self._store.repository, self._ref) is None
-        except StoreError:
-            return False
-
     def _first_state(self, server: UploadPack) -> bytes | None:
-        """The state, noted as `git fetch --depth=1` would; None where there is none."""
+        """The state, in the conversation in which the rest is asked for; None where there is none."""
         state = server.reference(REF)
         if state is not None:
             ends, pieces = server.state(state, _UPPER)
             receive_state(pieces, self._store.repository / "objects/pack", state, longest=LONGEST_OBJECT)
-            with self._alone():
-                self._unlock()
-                path = self._store.repository / "shallow"
-                known = path.read_text().split() if path.exists() else []
-                if ends:
-                    self._write("shallow", sorted({*known, *(end.hex() for end in ends)}))
-                self._write(self._ref, [state.hex()])
-                self._trim()
+            self._seen.note(state, ends)
         return state
-
-    def _write(self, name: str, lines: Iterable[str]) -> None:
-        """Writes a file of the store's Git folder as git does it, by way of its lock; the caller has taken old locks away."""
-        path, lock = self._store.repository / name, self._store.repository / f"{name}.lock"
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(lock, "x") as file:
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-            lock.replace(path)
-        except OSError as error:
-            raise no_room(error, self._store.folder) from error
 
     @functools.cached_property
     def _server(self) -> tuple[str, str] | None:
         """The helper that goes to the hub's upload-pack, and the address that Git makes of `url`; None where there is no such."""
+        if self._plain:
+            helper = helper_for(self.url)
+            return (helper, self.url) if helper is not None else None
         status, said = self._git(*self._as_remote(), "ls-remote", "--get-url", "gru")
         url = said.strip()
         helper = helper_for(url)
@@ -285,6 +261,10 @@ class GitRemote:
             "--no-write-fetch-head", "--no-auto-maintenance", "--recurse-submodules=no", *options, "gru", *wanted,
             input=input,
         )  # fmt: skip
+
+    def _reached(self) -> list[str] | None:
+        status, reached = self._git("rev-list", "--all")
+        return reached.split() if status == 0 else None
 
     def _as_remote(self) -> tuple[str, ...]:
         url = ("-c", f"remote.gru.url={self.url}")
@@ -327,35 +307,6 @@ class GitRemote:
                     self._tell(piece)
             feeder.join()
         return process.returncode, said.decode("utf-8", "replace")
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Holds the lock for what git does under locks of its own."""
-        with open(self._store.folder / "fetch.lock", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _unlock(self) -> None:
-        """Takes away git's own locks: those of a git that was killed, or that outlives whoever started it."""
-        for left in ("shallow.lock", f"{self._ref}.lock"):
-            Path(self._store.repository, left).unlink(missing_ok=True)
-
-    def _trim(self) -> None:
-        """Takes the commits out of the file `shallow` that no reference reaches any more: states that were replaced."""
-        path = self._store.repository / "shallow"
-        ends = path.read_text().split() if path.exists() else []
-        if len(ends) <= _ENDS:
-            return
-        status, reached = self._git("rev-list", "--all")
-        if status != 0:
-            return
-        used = set(ends) & set(reached.split())
-        trimmed = path.with_suffix(".trimmed")
-        trimmed.write_text("".join(f"{end}\n" for end in sorted(used)))
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # swept by a collection, as what a killed process left: next time, then
-            trimmed.replace(path)
 
     def _error(self, what: str, said: str) -> Exception:
         lines = [line.strip() for line in said.replace("\r", "\n").splitlines()]

@@ -35,12 +35,13 @@ def remote_at(
     environment: Environment,
     *,
     optional: bool = False,
+    plain: bool = False,
     tell: Tell | None = None,
 ) -> GitRemote:
     """The Git repository at `url` as a remote of `store`, reached in the way that is fastest; see `GitRemote`."""
     folder = local_repository(url)
     if folder is None:
-        return GitRemote(store, name, url, environment, optional=optional, tell=tell)
+        return GitRemote(store, name, url, environment, optional=optional, plain=plain, tell=tell)
     return LocalRemote(store, name, url, environment, folder, tell=tell)
 
 

@@ -265,7 +265,7 @@ def test_a_state_is_noted_as_git_notes_it(hub: Hub, tmp_path: Path) -> None:
         assert states[0] is not None
         assert states[0] == states[1]
         folders = [store.repository for store in (hub.clone, other)]
-        for name in (remotes[0]._ref, "shallow"):
+        for name in (remotes[0]._seen.ref, "shallow"):
             assert len({(folder / name).read_bytes() for folder in folders}) == 1
         for folder in folders:
             subprocess.run(["git", "-C", str(folder), "rev-list", "--all"], check=True)
