@@ -81,6 +81,49 @@ def test_who_cannot_be_spoken_to(answers: bytes) -> None:
         said_by(answers)
 
 
+WHOLE = b"\n000eversion 2\n000cls-refs\n0019fetch=shallow filter\n0000"
+
+
+def test_the_bytes_of_a_first_look() -> None:
+    name = A.hex().encode()
+    refs = packets(b"%b refs/gru/store-2\n" % B.hex().encode(), b"%b refs/gru/store\n" % name) + b"00000002"
+    cut = packets(b"shallow-info\n", b"shallow %b\n" % name) + b"0001" + packets(b"packfile\n", b"\1PACK")
+    server, requests = said_by(WHOLE + refs + cut + b"00000002")
+    assert server.reference("refs/gru/store") == A
+    ends, pieces = server.state(A, 3)
+    assert ends == [A]
+    assert b"".join(pieces) == b"PACK"
+    assert requests.getvalue() == (
+        b"stateless-connect git-upload-pack\n"
+        b"0014command=ls-refs\n0001001eref-prefix refs/gru/store\n0000"
+        b"0012command=fetch\n00010010no-progress\n000ddeepen 1\n0012filter tree:3\n0032want %b\n0009done\n0000"
+        % name
+    )
+
+
+@pytest.mark.parametrize(
+    ("connected", "refs"),
+    [
+        (CONNECTED, b"00000002"),
+        (WHOLE, b"0000"),
+        (WHOLE, packets(b"abc refs/gru/store\n") + b"00000002"),
+        (WHOLE, packets(b"x\n") * 1001 + b"00000002"),
+        (WHOLE, b"0010ERR go away\n"),
+    ],
+)
+def test_references_that_are_none(connected: bytes, refs: bytes) -> None:
+    server, _ = said_by(connected + refs)
+    with pytest.raises(IncomingError):
+        server.reference("refs/gru/store")
+
+
+def test_a_server_without_the_reference_or_without_filters() -> None:
+    server, _ = said_by(WHOLE.replace(b"0019fetch=shallow filter", b"0012fetch=shallow") + b"00000002")
+    assert server.reference("refs/gru/store") is None
+    with pytest.raises(IncomingError, match="no part of a history"):
+        server.state(A, 3)
+
+
 def test_a_tree_is_not_asked_for_with_all_its_blobs() -> None:
     server, _ = said_by(b"\n000eversion 2\n0012fetch=shallow\n0000")
     with pytest.raises(IncomingError, match="no tree without its blobs"):
