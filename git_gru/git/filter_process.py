@@ -4,10 +4,11 @@
 git command. Protocol: gitattributes(5), "Long Running Filter Process", version 2.
 
 A model that is not in the store is brought from a remote. Where Git allows it (a checkout does), such files are *delayed*: their
-manifests are remembered, and when Git asks for them, all are brought in one batch.
+manifests are remembered, and when Git asks for them, all are brought in one batch; each is answered while its chunks come.
 
 Invariants:
-- A manifest is answered only after `ingest` has made every chunk that it names durable (docs/format.md).
+- A manifest is answered only after `ingest` has made every chunk that it names durable (docs/format.md). Of a file that is
+  smudged only the bytes are verified before: what was brought may become durable, and part of the store, until the filter ends.
 - What comes in is read to its end before anything is answered; Git would otherwise wait for us while we wait for it.
 - An error concerns one file: it is told, answered with `status=error`, and the next file is served.
 - Memory is bounded: contents are streamed, or spooled to a file in the Git folder.
@@ -41,6 +42,8 @@ from git_gru.store.store import ModelMissingError, Store
 
 if TYPE_CHECKING:
     from git_gru.git.selection import Selection
+    from git_gru.store.arrival import Arrival
+    from git_gru.store.bring import Found
 
 Progress = Callable[[int, int], None]
 """Told (done, all) in bytes."""
@@ -76,8 +79,12 @@ def serve(
     reader, writer = PacketReader(stdin), PacketWriter(stdout)
     _shake_hands(reader, writer)
     session = _Session(reader, writer, reporter, skip_smudge=skip_smudge)
-    while not reader.at_end():
-        session.answer()
+    try:
+        while not reader.at_end():
+            session.answer()
+    except (EndOfStreamError, BrokenPipeError):
+        session.wait()  # Git has died; what is on its way is kept for its next try
+        raise
     return session.finish()
 
 
@@ -101,11 +108,11 @@ class _Session:
         self._reporter = reporter
         self._skip_smudge = skip_smudge
         self._delayed: dict[str, Manifest] = {}
-        self._ready: dict[str, Manifest] = {}
-        self._failure: Exception | None = None
+        self._ready: dict[str, tuple[Manifest, Arrival]] = {}
+        self._arrivals: list[Arrival] = []
+        self._told: list[Exception] = []
         self._hooks_offered = False
         self._cleaned: Cleaned | None = None
-        self._has_brought = False
 
     @cached_property
     def _repository(self) -> Repository:
@@ -167,6 +174,7 @@ class _Session:
         except (EndOfStreamError, BrokenPipeError):
             raise
         except Exception as error:
+            self._told.append(error)
             self._reporter.failed(path, _with_commit(error, request.get("treeish", "")))
             content.drain()
             self._writer.lines("status=error")
@@ -177,6 +185,7 @@ class _Session:
         except BrokenPipeError:
             raise
         except Exception as error:
+            self._told.append(error)
             self._reporter.failed(path, error)
             self._writer.flush()
             self._writer.lines("status=error")
@@ -186,30 +195,43 @@ class _Session:
 
     def finish(self) -> tuple[Repository, Store] | None:
         """Git has closed the pipe. Returns where models were put, if any were."""
+        for failure in self.wait():
+            if failure not in self._told:
+                self._reporter.failed("", failure)
         if self._cleaned is not None:
             self._cleaned.settle()
-        return (self._repository, self._store) if self._cleaned is not None or self._has_brought else None
+        return (self._repository, self._store) if self._cleaned is not None or self._arrivals else None
+
+    def wait(self) -> list[Exception]:
+        """Waits for what is on its way; returns what went wrong with it."""
+        failures = [arrival.wait() for arrival in self._arrivals]
+        return [failure for failure in failures if failure is not None]
 
     def _list_available(self) -> None:
-        """Answers with the paths of the delayed files, whose models are here by then or cannot be had; at last with none."""
+        """Answers with the paths of the delayed files, whose models are on their way by then; at last with none."""
         paths = list(self._delayed)
         if paths:
-            try:
-                self._bring(list(self._delayed.values()))
-            except Exception as error:  # told with each file that it concerns, when Git asks for that
-                self._failure = error
-            self._ready.update(self._delayed)
+            arrival = self._bring(list(self._delayed.values()))
+            self._ready.update((path, (manifest, arrival)) for path, manifest in self._delayed.items())
             self._delayed.clear()
         self._writer.lines(*(f"pathname={path}" for path in paths))
         self._writer.lines("status=success")
 
-    def _bring(self, manifests: Sequence[Manifest]) -> None:
+    def _bring(self, manifests: Sequence[Manifest]) -> "Arrival":
+        """Begins to bring models, when those that were to be brought before are here."""
         from git_gru.git.sources import sources  # with them come subprocesses, which most filters never start
+        from git_gru.store.arrival import Arrival
         from git_gru.store.bring import bring
 
-        self._has_brought = True
+        self.wait()
         progress = self._reporter.bringing(len(manifests), sum(manifest.size for manifest in manifests))
-        bring(self._store, sources(self._repository, self._store), manifests, progress)
+        store, remotes = self._store, sources(self._repository, self._store)
+
+        def work(found: "Found") -> None:
+            bring(store, remotes, manifests, progress, found)
+
+        self._arrivals.append(Arrival(store, work))
+        return self._arrivals[-1]
 
     def _clean(self, path: str, content: Content, can_delay: bool) -> Iterable[Buffer]:
         head = _take(content, MAX_PAYLOAD)
@@ -237,27 +259,21 @@ class _Session:
         """The file's bytes; None for one that is delayed."""
         head = _take(content, MAX_PAYLOAD)
         if not head and path in self._ready:
-            return self._restored(self._ready.pop(path))
+            delayed, arrival = self._ready.pop(path)
+            self._offer_hooks()  # now, as there is time until the first chunks are here
+            return arrival.restore(delayed)
         if not is_manifest(head):
             return self._spooled(head, content)
-        self._offer_hooks()
         data = _whole_manifest(head, content, path)
-        if self._skip_smudge:
+        manifest = None if self._skip_smudge else parse_manifest(data, where=path)
+        is_here = manifest is not None and self._store.has_model(manifest.digest)
+        if manifest is not None and can_delay and not is_here and self._selection.allows(path):
+            self._delayed[path] = manifest
+            return None
+        self._offer_hooks()
+        if manifest is None or not (is_here or self._selection.allows(path)):
             return (data,)
-        manifest = parse_manifest(data, where=path)
-        if not self._store.has_model(manifest.digest):
-            if not self._selection.allows(path):
-                return (data,)
-            if can_delay:
-                self._delayed[path] = manifest
-                return None
-            self._bring([manifest])
-        return self._restored(manifest)
-
-    def _restored(self, manifest: Manifest) -> Iterable[Buffer]:
-        if self._failure is not None and not self._store.has_model(manifest.digest):
-            raise self._failure
-        return restore(self._store, manifest)
+        return restore(self._store, manifest) if is_here else self._bring([manifest]).restore(manifest)
 
     def _spooled(self, head: bytes, content: Content) -> Iterable[Buffer]:
         """The content itself, kept in memory while it is small and in an unnamed file when it is not."""

@@ -5,8 +5,9 @@ The hub's `refs/gru/store` is the state. Git does the transport, run in the stor
 many a request, and a new state goes by an ordinary push, whose fast-forward rule is the compare-and-swap. (Sources: git-fetch(1)
 and git-clone(1) on partial clones, git-push(1), gitprotocol-v2(5).)
 
-Trees and blobs have two roads: over http git-gru asks the hub itself (`upload_pack`), which is faster; what does not come so
-`git fetch` brings, or says why it cannot.
+There are two roads: over http git-gru asks the hub itself (`upload_pack`), which is faster; what does not come so `git fetch`
+brings, or says why it cannot. Whether an address may be used at all (`protocol.allow`) is Git's decision on either: its helper
+refuses what is forbidden. A state of which an earlier one is known comes by `git fetch` alone, which asks for the difference.
 
 The settings that make the hub a *promisor* stand on the command line of each fetch alone: no other command ever fetches a missing
 object by itself. `refs/gru/remotes/<name>` remembers the state that was seen last.
@@ -14,37 +15,34 @@ object by itself. `refs/gru/remotes/<name>` remembers the state that was seen la
 
 import contextlib
 import errno
-import fcntl
 import functools
 import os
 import re
-import tempfile
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
-from git_gru.errors import StoreError
 from git_gru.git.run import Environment, GitMissingError, child_environment
+from git_gru.git.seen_state import SeenState
 from git_gru.git.transport import shown
 from git_gru.git.upload_pack import MOST_WANTS, UploadPack, helper_for, upload_pack
 from git_gru.ids import digest
 from git_gru.store.chunks import LONGEST_CHUNK
 from git_gru.store.codec import MAX_BLOB_HEADER
-from git_gru.store.incoming import IncomingError, receive
+from git_gru.store.incoming import IncomingError, receive, receive_state
 from git_gru.store.pack_reader import LONGEST_OBJECT
 from git_gru.store.packs import Kind, no_room
 from git_gru.store.remote import RemoteError
 from git_gru.store.store import REF, Store
-from git_gru.store.trees import model_blobs
+from git_gru.store.trees import ordered_blobs
 
 Tell = Callable[[bytes], None]
 """Takes what git says on stderr while it works."""
 
+_UPPER = 3
+"""Levels of a state above its model trees: the root tree, `models`, and its groups."""
+
 _LOOKS = 5
 """How often a state is fetched while a git that outlives the process which started it makes its locks anew."""
-
-_ENDS = 16
-"""Lines of the file `shallow` beyond which those are looked for that are of no use any more: each look adds one."""
 
 _LONGEST: dict[Kind, int] = {"tree": LONGEST_OBJECT, "blob": LONGEST_CHUNK + MAX_BLOB_HEADER}
 """Bytes of the longest model tree, and of the longest stored chunk."""
@@ -91,7 +89,8 @@ class GitRemote:
     """The Git repository at `url` (absolute, if it is a path), as a remote of `store`. A `git_gru.store.remote.Remote`.
 
     `name` is for messages. `optional` says that there may be no repository at `url`, which then has no state. The user, who has
-    never named that address, is asked for no password there, and no credential helper is told of it.
+    never named that address, is asked for no password there, and no credential helper is told of it. `plain` says that no setting
+    has git replace parts of addresses.
     """
 
     def __init__(
@@ -102,6 +101,7 @@ class GitRemote:
         environment: Environment,
         *,
         optional: bool = False,
+        plain: bool = False,
         tell: Tell | None = None,
     ) -> None:
         self.name = shown(name)
@@ -109,9 +109,9 @@ class GitRemote:
         self._store = store
         self._environment = {**environment, **_UNASKED} if optional else environment
         self._optional = optional
+        self._plain = plain
         self._tell = tell
-        self._ref = f"refs/gru/remotes/{_component(name, url)}"
-        self._was_read = False
+        self._seen = SeenState(store, f"refs/gru/remotes/{_component(name, url)}")
         self._is_direct = True
         self._talk: UploadPack | None = None
         self._open = contextlib.ExitStack()
@@ -119,14 +119,23 @@ class GitRemote:
 
     def look(self) -> bytes | None:
         """As `Remote.look`."""
-        with self._alone():
+        states: list[bytes | None] = []
+        # Who may be absent is asked by git, which says why there is nothing
+        is_first = not self._optional and self._seen.is_unknown()
+        if is_first and self._directly(lambda server: states.append(self._first_state(server))):
+            return states[0]
+        return self._look_by_git()
+
+    def _look_by_git(self) -> bytes | None:
+        with self._seen.alone():
             for _ in range(_LOOKS):
-                self._unlock()
-                status, said = self._fetch("--depth=1", "--filter=tree:3", wanted=[f"+{REF}:{self._ref}"])
+                self._seen.unlock()
+                status, said = self._fetch(
+                    "--depth=1", f"--filter=tree:{_UPPER}", wanted=[f"+{REF}:{self._seen.ref}"]
+                )
                 if status == 0:
-                    self._trim()
-                    self._was_read = True
-                    return bytes.fromhex((self._store.repository / self._ref).read_text().strip())
+                    self._seen.trim(self._reached)
+                    return self._seen.read()
                 if ".lock': File exists" not in said:
                     break
         missing = f"couldn't find remote ref {REF}" in said
@@ -138,16 +147,16 @@ class GitRemote:
         """As `Remote.trees`."""
         self._objects(oids, "tree")
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         """As `Remote.models`."""
 
         def ask(server: UploadPack) -> None:
             self._receive(server, trees, "tree")
-            self._receive(server, self._named_by(trees), "blob")
+            self._receive(server, ordered_blobs(self._store.objects, trees, chunks), "blob")
 
         if not self._directly(ask):
             self._by_git(self._store.objects.absent(trees), "--no-filter")
-            self._by_git(self._store.objects.absent(self._named_by(trees)))
+            self._by_git(self._store.objects.absent(ordered_blobs(self._store.objects, trees, chunks)))
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
@@ -159,6 +168,8 @@ class GitRemote:
         Git has a quick way to find what a remote lacks (`pack.useSparse`), which compares trees at the same paths: it sends again
         what other models have.
         """
+        import tempfile  # with it much else, which a clone does without
+
         lease = (f"--force-with-lease={REF}:{old.hex()}",) if replace and old is not None else ()
         with tempfile.NamedTemporaryFile(dir=self._store.folder, prefix="shallow-") as shallow:
             # Of the commits whose history is not here this push has to do with one; to hear of others puts a server off
@@ -176,8 +187,8 @@ class GitRemote:
         raise self._error("does not take the models", said)
 
     def _remember(self, state: bytes) -> None:
-        with self._alone():
-            self._git("update-ref", "--no-deref", self._ref, state.hex())
+        with self._seen.alone():
+            self._git("update-ref", "--no-deref", self._seen.ref, state.hex())
 
     def _objects(self, oids: Sequence[bytes], kind: Kind) -> None:
         if not oids:
@@ -188,10 +199,9 @@ class GitRemote:
     def _directly(self, ask: Callable[[UploadPack], None]) -> bool:
         """Whether `ask` got all that it asks for from the hub's upload-pack itself; what did not come is left to `git fetch`.
 
-        Tried only where Git has just read the state: it has decided by then whether this address may be used. The conversation
-        lasts as long as this object, or to its first error.
+        The conversation lasts as long as this object, or to its first error.
         """
-        if not (self._was_read and self._is_direct and self._server is not None):
+        if not (self._is_direct and self._server is not None):
             return False
         try:
             if self._talk is None:
@@ -205,9 +215,21 @@ class GitRemote:
                 raise
         return self._is_direct
 
+    def _first_state(self, server: UploadPack) -> bytes | None:
+        """The state, in the conversation in which the rest is asked for; None where there is none."""
+        state = server.reference(REF)
+        if state is not None:
+            ends, pieces = server.state(state, _UPPER)
+            receive_state(pieces, self._store.repository / "objects/pack", state, longest=LONGEST_OBJECT)
+            self._seen.note(state, ends)
+        return state
+
     @functools.cached_property
     def _server(self) -> tuple[str, str] | None:
         """The helper that goes to the hub's upload-pack, and the address that Git makes of `url`; None where there is no such."""
+        if self._plain:
+            helper = helper_for(self.url)
+            return (helper, self.url) if helper is not None else None
         status, said = self._git(*self._as_remote(), "ls-remote", "--get-url", "gru")
         url = said.strip()
         helper = helper_for(url)
@@ -218,15 +240,8 @@ class GitRemote:
         for at in range(0, len(wanted), MOST_WANTS):
             asked = wanted[at : at + MOST_WANTS]
             pieces = server.pack(asked, alone=kind == "tree")
-            receive(pieces, folder, asked, kind=kind, longest=_LONGEST[kind])
-
-    def _named_by(self, trees: Sequence[bytes]) -> list[bytes]:
-        """The blobs of model trees that are here; a tree that is none is left to whoever reads the model."""
-        found: list[bytes] = []
-        for tree in trees:
-            with contextlib.suppress(StoreError):
-                found += model_blobs(self._store.objects, tree).values()
-        return found
+            came = self._store.objects.has_come
+            receive(pieces, folder, asked, kind=kind, longest=_LONGEST[kind], came=came)
 
     def _by_git(self, oids: Sequence[bytes], filter: str = "--filter=blob:none") -> None:
         names = "".join(f"{oid.hex()}\n" for oid in dict.fromkeys(oids)).encode()
@@ -246,6 +261,10 @@ class GitRemote:
             "--no-write-fetch-head", "--no-auto-maintenance", "--recurse-submodules=no", *options, "gru", *wanted,
             input=input,
         )  # fmt: skip
+
+    def _reached(self) -> list[str] | None:
+        status, reached = self._git("rev-list", "--all")
+        return reached.split() if status == 0 else None
 
     def _as_remote(self) -> tuple[str, ...]:
         url = ("-c", f"remote.gru.url={self.url}")
@@ -288,35 +307,6 @@ class GitRemote:
                     self._tell(piece)
             feeder.join()
         return process.returncode, said.decode("utf-8", "replace")
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Holds the lock for what git does under locks of its own."""
-        with open(self._store.folder / "fetch.lock", "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-
-    def _unlock(self) -> None:
-        """Takes away git's own locks: those of a git that was killed, or that outlives whoever started it."""
-        for left in ("shallow.lock", f"{self._ref}.lock"):
-            Path(self._store.repository, left).unlink(missing_ok=True)
-
-    def _trim(self) -> None:
-        """Takes the commits out of the file `shallow` that no reference reaches any more: states that were replaced."""
-        path = self._store.repository / "shallow"
-        ends = path.read_text().split() if path.exists() else []
-        if len(ends) <= _ENDS:
-            return
-        status, reached = self._git("rev-list", "--all")
-        if status != 0:
-            return
-        used = set(ends) & set(reached.split())
-        trimmed = path.with_suffix(".trimmed")
-        trimmed.write_text("".join(f"{end}\n" for end in sorted(used)))
-        with contextlib.suppress(
-            FileNotFoundError
-        ):  # swept by a collection, as what a killed process left: next time, then
-            trimmed.replace(path)
 
     def _error(self, what: str, said: str) -> Exception:
         lines = [line.strip() for line in said.replace("\r", "\n").splitlines()]

@@ -18,7 +18,7 @@ from git_gru.store.packs import KINDS, Entry, Kind, PackWriter, make_entry
 from git_gru.store.pipeline import ordered_map
 from git_gru.store.remote import NOT_OURS, RemoteError
 from git_gru.store.store import REF, Store
-from git_gru.store.trees import TREE_MODE, model_blobs, parse_tree, root_of
+from git_gru.store.trees import TREE_MODE, ordered_blobs, parse_tree, root_of
 
 _UPPER_DEPTH = 2
 """Below the root tree, above the model trees: `models` and its groups."""
@@ -35,12 +35,13 @@ def remote_at(
     environment: Environment,
     *,
     optional: bool = False,
+    plain: bool = False,
     tell: Tell | None = None,
 ) -> GitRemote:
     """The Git repository at `url` as a remote of `store`, reached in the way that is fastest; see `GitRemote`."""
     folder = local_repository(url)
     if folder is None:
-        return GitRemote(store, name, url, environment, optional=optional, tell=tell)
+        return GitRemote(store, name, url, environment, optional=optional, plain=plain, tell=tell)
     return LocalRemote(store, name, url, environment, folder, tell=tell)
 
 
@@ -84,10 +85,10 @@ class LocalRemote(GitRemote):
         """As `Remote.trees`."""
         self.blobs(oids)
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         """As `Remote.models`."""
         self.trees(trees)
-        self.blobs([oid for tree in trees for oid in model_blobs(self._store.objects, tree).values()])
+        self.blobs(ordered_blobs(self._store.objects, trees, chunks))
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
@@ -118,6 +119,7 @@ class LocalRemote(GitRemote):
         try:
             for entry in ordered_map(self._store.pool, self._entry, absent, ahead=self._store.cores + 1):
                 writer.add(entry)
+                self._store.objects.has_come(writer)
         except BaseException:
             writer.abandon()
             raise

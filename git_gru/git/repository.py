@@ -42,12 +42,14 @@ class Repository:
         git_dir: Path,
         common_dir: Path,
         environment: Environment | None = None,
+        object_format: str | None = None,
     ) -> None:
         self.worktree = worktree
         self.git_dir = git_dir
         self.common_dir = common_dir
         self.environment: Environment = environment or {}
         self._settings: Settings | None = None
+        self._known_format = object_format
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Repository) and self._places() == other._places()
@@ -66,17 +68,18 @@ class Repository:
         """
         environment: dict[str, str | None] = dict(LOCAL_VARIABLES) if start is not None else {}
         result = completed(
-            "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir", "--show-toplevel",
+            "rev-parse", "--path-format=absolute", "--git-dir", "--git-common-dir", "--show-object-format",
+            "--show-toplevel",
             cwd=start, env=environment,
         )  # fmt: skip
         lines = result.stdout.decode("utf-8", "surrogateescape").splitlines()
-        if len(lines) < 2:
+        if len(lines) < 3:
             raise _no_repository(start or Path.cwd(), result.stderr.decode("utf-8", "replace"))
         git_dir, common_dir = Path(lines[0]), Path(lines[1])
-        worktree = Path(lines[2]) if len(lines) > 2 else None
+        worktree = Path(lines[3]) if len(lines) > 3 else None
         if start is None and inherited("GIT_DIR"):  # perhaps relative to a folder that git will not be run in
             environment = {"GIT_DIR": str(git_dir), "GIT_WORK_TREE": str(worktree) if worktree else None}
-        return cls(worktree, git_dir, common_dir, environment)
+        return cls(worktree, git_dir, common_dir, environment, lines[2])
 
     @classmethod
     def of_filter(cls) -> "Repository":
@@ -129,7 +132,7 @@ class Repository:
 
     @cached_property
     def _object_format(self) -> str:
-        return self.git("rev-parse", "--show-object-format").decode().strip()
+        return self._known_format or self.git("rev-parse", "--show-object-format").decode().strip()
 
     @property
     def gru_dir(self) -> Path:

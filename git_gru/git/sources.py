@@ -12,15 +12,17 @@
 `.gruconfig` has the format of git-config(1); nothing in it is used but `store.url`.
 """
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from git_gru.errors import InputError
+from git_gru.errors import InputError, StoreError
 from git_gru.git.git_remote import GitRemote, Tell
 from git_gru.git.local_remote import remote_at
 from git_gru.git.repository import Repository
 from git_gru.git.transport import shown, transport_environment
+from git_gru.store.bare import read_ref
 from git_gru.store.remote import Remote, RemoteError
 from git_gru.store.store import REF, Store
 
@@ -45,7 +47,7 @@ class Unapproved:
         """As `Remote.trees`."""
         raise RemoteError(self.name)
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         """As `Remote.models`."""
         raise RemoteError(self.name)
 
@@ -65,7 +67,7 @@ class UnknownRemoteError(InputError):
 def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterator[Remote]:
     """The remotes in order. They are made one by one: whoever found all models asks for no more."""
     own = str(repo.common_dir)
-    if repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0:
+    if _has_state(repo):
         yield remote_at(
             store, "this repository", own, transport_environment(repo, store.repository), tell=tell
         )
@@ -91,7 +93,7 @@ def sources(repo: Repository, store: Store, tell: Tell | None = None) -> Iterato
 def remote_names(repo: Repository) -> list[str]:
     """The names of the remotes, the current branch's first, then `origin`."""
     names = sorted({setting.key[7:-4] for setting in repo.settings.matching(r"^remote\..*\.url$")})
-    branch = _branch(repo)
+    branch = _branch(repo) if len(names) > 1 else ""
     first = [repo.config(f"branch.{branch}.remote") if branch else None, "origin"]
     return sorted(names, key=lambda name: first.index(name) if name in first else len(first))
 
@@ -109,7 +111,8 @@ def default_remote(repo: Repository) -> str:
 
 def fetch_url(repo: Repository, name: str) -> str:
     """The address that a remote is fetched from. Raises `UnknownRemoteError`."""
-    return _urls(repo, name)[0]
+    named = repo.settings.every(f"remote.{name}.url")
+    return absolute(repo, named[0]) if _is_plain(repo) and all(named) and named else _urls(repo, name)[0]
 
 
 def push_urls(repo: Repository, name: str) -> list[str]:
@@ -130,9 +133,8 @@ def push_url(repo: Repository, name: str) -> str:
 
 def fetch_remote(repo: Repository, name: str, store: Store, tell: Tell | None = None) -> GitRemote:
     """The remote that is fetched from. Raises `UnknownRemoteError`."""
-    return remote_at(
-        store, name, fetch_url(repo, name), transport_environment(repo, store.repository, name), tell=tell
-    )
+    environment = transport_environment(repo, store.repository, name)
+    return remote_at(store, name, fetch_url(repo, name), environment, plain=_is_plain(repo), tell=tell)
 
 
 def push_remote(repo: Repository, name: str, url: str, store: Store, tell: Tell | None = None) -> GitRemote:
@@ -183,6 +185,19 @@ def absolute(repo: Repository, url: str) -> str:
 def _branch(repo: Repository) -> str:
     """The branch that is checked out; empty where none is."""
     return repo.completed("symbolic-ref", "--quiet", "--short", "HEAD").stdout.decode().strip()
+
+
+def _has_state(repo: Repository) -> bool:
+    """Whether the repository has a store's state of its own. Git is asked only where references are no files."""
+    if not (repo.common_dir / "reftable").exists():
+        with contextlib.suppress(StoreError):  # a reference that is none of ours, or damaged: Git says
+            return read_ref(repo.common_dir, REF) is not None
+    return repo.completed("rev-parse", "--verify", "--quiet", REF).returncode == 0
+
+
+def _is_plain(repo: Repository) -> bool:
+    """Whether Git takes addresses as they are written, here and in the store: no setting replaces parts of them."""
+    return not any(repo.settings.matching(r"^(url|includeif)\."))
 
 
 def _urls(repo: Repository, name: str, *options: str) -> list[str]:

@@ -9,6 +9,7 @@ Sources: gitremote-helpers(7), gitprotocol-v2(5), gitprotocol-pack(5) on the sid
 """
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO, cast
 
@@ -33,6 +34,7 @@ _MOST_LINES = 1000
 
 _AT_ONCE = 1 << 18
 _DATA, _PROGRESS = 1, 2
+_OBJECT_ID = re.compile(rb"[0-9a-f]{40}")
 
 
 def helper_for(url: str) -> str | None:
@@ -86,6 +88,7 @@ class UploadPack:
             if answers.read(1) != b"\n":
                 raise IncomingError("the server cannot be spoken to in Git's protocol of version 2")
             said = dict(line.partition(b"=")[::2] for line in self._lines(FLUSH))
+        self._said = said
         self._fetch = said.get(b"fetch", b"").split()
         if b"version 2" not in said or b"fetch" not in said:
             raise IncomingError("the server does not speak Git's protocol of version 2")
@@ -100,23 +103,62 @@ class UploadPack:
         """
         if alone and b"filter" not in self._fetch:
             raise IncomingError("the server sends no tree without its blobs")
-        lines = [b"command=fetch", *self._capabilities, DELIMITER, b"no-progress"]
-        lines += [b"filter blob:none"] if alone else []
-        lines += [*(b"want " + oid.hex().encode() for oid in oids), b"done"]
         with _told_as_incoming():
-            self._requests.write(b"".join(map(_packet, lines)) + FLUSH)
-            self._requests.flush()
-            if b"packfile" not in self._lines(b"packfile"):
-                raise IncomingError("the server sends no pack")
+            self._ask_for(oids, *([b"filter blob:none"] if alone else []))
             yield from self._pieces()
-            if self._packets.packet() != (RESPONSE_END, True):
-                raise IncomingError("the server's answer does not end behind its pack")
+
+    def reference(self, name: str) -> bytes | None:
+        """The object that a reference of the server names, or None. Raises `IncomingError`."""
+        if b"ls-refs" not in self._said:
+            raise IncomingError("the server lists no references")
+        with _told_as_incoming():
+            self._ask(b"ls-refs", b"ref-prefix " + name.encode())
+            lines = [line.split(b" ") for line in self._lines(FLUSH)]
+            self._end()
+        found = [words[0] for words in lines if words[1:2] == [name.encode()]]
+        return _object_id(found[0]) if found else None
+
+    def state(self, commit: bytes, depth: int) -> tuple[list[bytes], Iterator[Buffer]]:
+        """Asks for a commit without its history, and for what is less than `depth` below it.
+
+        Gives the commits that the server has cut off from their parents, and the pack as it comes. Raises `IncomingError`.
+        """
+        if not {b"filter", b"shallow"} <= set(self._fetch):
+            raise IncomingError("the server sends no part of a history")
+        with _told_as_incoming():
+            told = self._ask_for([commit], b"deepen 1", b"filter tree:%d" % depth)
+        ends = [_object_id(line.removeprefix(b"shallow ")) for line in told if line.startswith(b"shallow ")]
+        return ends, self._told_pieces()
+
+    def _told_pieces(self) -> Iterator[Buffer]:
+        with _told_as_incoming():
+            yield from self._pieces()
+
+    def _ask_for(self, oids: Sequence[bytes], *options: bytes) -> list[bytes]:
+        """Asks for objects; returns the lines that come before the pack."""
+        self._ask(
+            b"fetch", b"no-progress", *options, *(b"want " + oid.hex().encode() for oid in oids), b"done"
+        )
+        lines = self._lines(b"packfile")
+        if b"packfile" not in lines:
+            raise IncomingError("the server sends no pack")
+        return lines
+
+    def _ask(self, command: bytes, *arguments: bytes) -> None:
+        lines = [b"command=" + command, *self._capabilities, DELIMITER, *arguments]
+        self._requests.write(b"".join(map(_packet, lines)) + FLUSH)
+        self._requests.flush()
+
+    def _end(self) -> None:
+        if self._packets.packet() != (RESPONSE_END, True):
+            raise IncomingError("the server's answer does not end where it should")
 
     def _pieces(self) -> Iterator[Buffer]:
-        """What comes in the side-band of data, up to the flush."""
+        """What comes in the side-band of data, up to the end of the answer."""
         while True:
             payload, is_mark = self._packets.packet()
             if is_mark and payload == FLUSH:
+                self._end()
                 return
             band = 0 if is_mark or not payload else payload[0]
             if band == _DATA:
@@ -141,6 +183,13 @@ class UploadPack:
             if is_mark and payload != DELIMITER:
                 break
         raise IncomingError("the server says something else than it should")
+
+
+def _object_id(text: bytes) -> bytes:
+    """The object that the server names so."""
+    if not _OBJECT_ID.fullmatch(text):
+        raise IncomingError(f"the server names an object {text[:80]!r}")
+    return bytes.fromhex(text.decode())
 
 
 def _packet(line: bytes) -> bytes:

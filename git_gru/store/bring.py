@@ -35,6 +35,10 @@ _NOWHERE = (
 )
 
 
+Found = Callable[[Mapping[str, bytes]], None]
+"""Told of models that a remote has, before anything of them comes: manifest's digest -> id of the model tree."""
+
+
 class Brought(NamedTuple):  # no dataclass: checkouts wait for this file
     """What was fetched: models that are whole here now, blobs, and their bytes as kept."""
 
@@ -44,7 +48,11 @@ class Brought(NamedTuple):  # no dataclass: checkouts wait for this file
 
 
 def bring(
-    store: Store, remotes: Iterable[Remote], manifests: Sequence[Manifest], progress: Progress | None = None
+    store: Store,
+    remotes: Iterable[Remote],
+    manifests: Sequence[Manifest],
+    progress: Progress | None = None,
+    found: Found | None = None,
 ) -> Brought:
     """Makes these models part of the store, each from the first remote that has it; those that are here already cost nothing.
 
@@ -52,12 +60,14 @@ def bring(
     it should be, and `ObjectDamagedError` for damage in this store; each after bringing the others.
     """
     with store.locked(alone=False):
-        return _Bring(store, manifests, progress).run(remotes)
+        return _Bring(store, manifests, progress, found).run(remotes)
 
 
 class _Bring:
-    def __init__(self, store: Store, manifests: Sequence[Manifest], progress: Progress | None) -> None:
-        self.store, self.progress = store, progress
+    def __init__(
+        self, store: Store, manifests: Sequence[Manifest], progress: Progress | None, found: Found | None
+    ) -> None:
+        self.store, self.progress, self.found = store, progress, found
         self.wanted = {m.digest: m for m in manifests if not store.has_model(m.digest)}
         self.done, self.all = 0, sum(m.size for m in self.wanted.values())
         self.tried: list[str] = []
@@ -99,11 +109,14 @@ class _Bring:
         self.tried.append(remote.name)
         if not there:
             return
+        if self.found is not None:
+            self.found(there)
         # The first models come with their trees; later ones may share chunks with those here, as only their trees tell
         trees = set(there.values())
         first = self.store.tip() is None and self.all <= BATCH_BYTES and trees == set(objects.absent(trees))
         if first:
-            remote.models(list(there.values()))
+            chunks = dict.fromkeys(id for digest in there for id in self.wanted[digest].chunks())
+            remote.models(list(there.values()), list(chunks))
         else:
             fetch_trees(objects, remote, there.values())
         for group in self._groups(there):

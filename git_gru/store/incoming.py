@@ -15,17 +15,20 @@ Format: gitformat-pack(5), RFC 1950.
 
 import struct
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer
-from git_gru.store.packs import KINDS, Kind, OpenEntry, PackWriter, object_hash
+from git_gru.store.packs import KIND_NAMES, Kind, OpenEntry, PackWriter, object_hash
 
 _HEADER = struct.Struct(">4sII")
 _CHECKSUM = 20
 _LONGEST_SIZE = 10
 """Bytes that an entry's size may take: more than 64 bits."""
+
+_MOST_OF_A_STATE = 1 << 20
+"""Most trees and blobs above the model trees: there are 257 trees, and one blob for each model that is coming or going."""
 
 _AT_ONCE = 1 << 16
 """Bytes that are inflated at once."""
@@ -36,21 +39,64 @@ class IncomingError(StoreError):
 
 
 def receive(
-    pieces: Iterable[Buffer], folder: Path, wanted: Collection[bytes], *, kind: Kind, longest: int
+    pieces: Iterable[Buffer],
+    folder: Path,
+    wanted: Collection[bytes],
+    *,
+    kind: Kind,
+    longest: int,
+    came: Callable[[PackWriter], None] | None = None,
 ) -> Path | None:
     """Makes a pack in `folder` (an `objects/pack`) of the one that comes in `pieces`; returns its path, None for an empty one.
 
-    It shall hold the objects `wanted`, all of them of `kind` and no longer than `longest` bytes. Raises `IncomingError` for
-    anything else, with all that came before durable; and `MachineError`.
+    It shall hold the objects `wanted`, all of them of `kind` and no longer than `longest` bytes. `came` is told of each that
+    has come (`Objects.has_come`). Raises `IncomingError` for anything else, with all that came before durable; and
+    `MachineError`.
     """
+    absent = set(wanted)
+
+    def take(oid: bytes) -> None:
+        if oid not in absent:
+            raise IncomingError(f"the object {oid.hex()} came, which was not asked for")
+        absent.remove(oid)
+
+    path = _receive(pieces, folder, len(absent), {kind: longest}, take, came)
+    if absent:
+        raise IncomingError(f"{len(absent)} objects that were asked for did not come")
+    return path
+
+
+def receive_state(pieces: Iterable[Buffer], folder: Path, commit: bytes, *, longest: int) -> None:
+    """Makes a pack in `folder` of the one that comes in `pieces`: a commit with trees and blobs, whose names nobody knows yet.
+
+    None may be longer than `longest` bytes. Raises as `receive`, also where the commit is not among them.
+    """
+    found: set[bytes] = set()
+    lengths: dict[Kind, int] = {"commit": longest, "tree": longest, "blob": longest}
+    _receive(pieces, folder, _MOST_OF_A_STATE, lengths, found.add, None)
+    if commit not in found:
+        raise IncomingError(f"the commit {commit.hex()} did not come")
+
+
+def _receive(
+    pieces: Iterable[Buffer],
+    folder: Path,
+    most: int,
+    lengths: Mapping[Kind, int],
+    take: Callable[[bytes], None],
+    came: Callable[[PackWriter], None] | None,
+) -> Path | None:
+    """A pack of at most so many objects, of kinds that have a longest length; `take` raises for one that shall not be kept."""
     stream = _Stream(pieces)
     signature, version, count = _HEADER.unpack(stream.take(_HEADER.size))
-    if (signature, version) != (b"PACK", 2) or count > len(wanted):
-        raise IncomingError(f"{len(wanted)} objects were asked for, what comes is no pack of as many")
-    writer, absent = PackWriter(folder, count), set(wanted)
+    if (signature, version) != (b"PACK", 2) or count > most:
+        raise IncomingError(f"{most} objects were asked for, what comes is no pack of as many")
+    writer = PackWriter(folder, count)
     try:
         for _ in range(count):
-            absent.remove(_receive_entry(stream, writer, absent, kind, longest))
+            _receive_entry(stream, writer, lengths, take)
+            if came is not None:
+                came(writer)
         if stream.take(_CHECKSUM) != writer.checksum() or not stream.at_end():
             raise IncomingError("the pack's checksum is wrong")
     except IncomingError:
@@ -59,29 +105,26 @@ def receive(
     except BaseException:
         writer.abandon()
         raise
-    path = writer.finish(promised=True)
-    if absent:
-        raise IncomingError(f"{len(absent)} objects that were asked for did not come")
-    return path
+    return writer.finish(promised=True)
 
 
 def _receive_entry(
-    stream: "_Stream", writer: PackWriter, absent: Collection[bytes], kind: Kind, longest: int
-) -> bytes:
-    """Adds the next object of the stream, one of `absent`, and returns its id."""
+    stream: "_Stream", writer: PackWriter, lengths: Mapping[Kind, int], take: Callable[[bytes], None]
+) -> None:
+    """Adds the next object of the stream."""
     entry = writer.begin()
     try:
         number, size = _entry_header(stream, entry)
-        if number != KINDS[kind] or size > longest:
-            raise IncomingError(f"an object of the type {number} and {size} bytes came, not a {kind}")
+        kind = KIND_NAMES.get(number)
+        if kind is None or size > lengths.get(kind, -1):
+            wanted = " or ".join(lengths)
+            raise IncomingError(f"an object of the type {number} and {size} bytes came, not a {wanted}")
         oid = _content(stream, entry, kind, size)
-        if oid not in absent:
-            raise IncomingError(f"the object {oid.hex()} came, which was not asked for")
+        take(oid)
     except (IncomingError, zlib.error) as error:
         entry.take_back()
         raise IncomingError(str(error)) from error
     entry.keep(oid)
-    return oid
 
 
 def _entry_header(stream: "_Stream", entry: OpenEntry) -> tuple[int, int]:

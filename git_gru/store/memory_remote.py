@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from git_gru.store.objects import Objects
 from git_gru.store.packs import KINDS, Kind, PackWriter, make_entry
 from git_gru.store.remote import RemoteError
-from git_gru.store.trees import model_blobs, parse_tree
+from git_gru.store.trees import ordered_blobs, parse_tree
 
 _KINDS: dict[str, Kind] = {kind: kind for kind in KINDS}
 _UPPER_DEPTH = 3  # the root, `models` and its groups, but no model tree
@@ -42,10 +42,10 @@ class MemoryRemote:
         """As `Remote.trees`."""
         self._take(oids)
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         """As `Remote.models`."""
         self._take(trees)
-        self._take([oid for tree in trees for oid in model_blobs(self._objects, tree).values()])
+        self._take(ordered_blobs(self._objects, trees, chunks))
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         """As `Remote.blobs`."""
@@ -71,6 +71,7 @@ class MemoryRemote:
                 raise RemoteError(f"the remote {self.name} lacks the object {oid.hex()}")
             kind, content = self._hub.objects[oid]
             pack.add(make_entry(kind, [content]))
+            self._objects.has_come(pack)
         pack.finish()
 
     def _reach(self, commit: bytes, depth: int) -> list[bytes]:

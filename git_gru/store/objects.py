@@ -15,9 +15,10 @@ from typing import Any, TypeVar
 
 from git_gru.errors import StoreError
 from git_gru.ids import Buffer
+from git_gru.store.growing import GrowingPack
 from git_gru.store.open_files import OpenFiles
 from git_gru.store.pack_reader import REPAIR, ObjectDamagedError, Pack
-from git_gru.store.packs import KIND_NAMES, Entry, Kind
+from git_gru.store.packs import KIND_NAMES, Entry, Kind, PackWriter
 
 _TICK = 2_000_000_000  # nanoseconds: the coarsest times that a file system keeps
 
@@ -37,6 +38,9 @@ class Objects:
         self._lock = threading.Lock()
         self._files = OpenFiles()
         self._libgit2: Any = None
+        self._growing: GrowingPack | None = None
+        self.arriving = threading.Condition()
+        """Notified of each object that comes into a pack under way (`has_come`)."""
 
     def read(self, oid: bytes) -> tuple[str, Buffer]:
         """(kind, content) of an object. Raises `ObjectMissingError` or `ObjectDamagedError`."""
@@ -61,6 +65,18 @@ class Objects:
             return [oid for oid in wanted if not self._is_elsewhere(oid)]
         loose = self.folder / "objects"
         return [oid for oid in wanted if not (loose / oid.hex()[:2] / oid.hex()[2:]).exists()]
+
+    def has_come(self, writer: PackWriter) -> None:
+        """To be called when a pack under way has got an object: it can be read from now on. To `absent` it is not here yet."""
+        with self.arriving:
+            if self._growing is None or self._growing.writer is not writer:
+                self._scan()  # the last such pack is one of the folder's by now
+                self._growing = GrowingPack(writer, self._files)
+            self.arriving.notify_all()
+
+    def is_readable(self, oid: bytes) -> bool:
+        """Whether a pack that was seen has the object, or the pack under way. The folder is not looked at."""
+        return self._known(oid) is not None
 
     def _is_elsewhere(self, oid: bytes) -> bool:
         """Whether libgit2 finds the object, loose or in another repository whose objects this one borrows."""
@@ -128,11 +144,17 @@ class Objects:
 
     def _find(self, oid: bytes) -> tuple[Pack, int] | None:
         for _ in range(2):
-            for pack in list(self._packs.values()):
-                if (offset := pack.find(oid)) is not None:
-                    return pack, offset
+            if (found := self._known(oid)) is not None:
+                return found
             if not self._scan():
                 break
+        return None
+
+    def _known(self, oid: bytes) -> tuple[Pack, int] | None:
+        growing = self._growing
+        for pack in (*self._packs.values(), *([growing] if growing is not None else [])):
+            if (offset := pack.find(oid)) is not None:
+                return pack, offset
         return None
 
     def _scan(self) -> bool:

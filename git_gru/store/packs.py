@@ -141,8 +141,12 @@ class PackWriter:
         """Appends an object, unless it is in the pack already."""
         if entry.oid in self._entries:
             return
-        self._entries[entry.oid] = (self._offset, entry.crc)
+        start = self._offset
         self._put(entry.packed)
+        self._entries[entry.oid] = (
+            start,
+            entry.crc,
+        )  # last: another thread may read what stands here (`offset_of`)
 
     def stream(
         self, kind: Kind, size: int, pieces: Iterable[Buffer], known: Callable[[bytes], bool]
@@ -178,6 +182,21 @@ class PackWriter:
     def oids(self) -> Set[bytes]:
         """The ids of the objects in the pack."""
         return self._entries.keys()
+
+    @property
+    def unfinished(self) -> Path:
+        """The file that the pack is until it is finished."""
+        return self._temporary
+
+    def offset_of(self, oid: bytes) -> int | None:
+        """Where an object begins in the file, or None; for any thread."""
+        entry = self._entries.get(oid)
+        return entry[0] if entry is not None else None
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self._offset
 
     def finish(self, *, promised: bool = False) -> Path | None:
         """Makes the pack durable and visible, and returns its path (None if it holds no object).

@@ -48,8 +48,11 @@ class Remote(Protocol):
         """Makes these model trees durable here. Raises `RemoteError` where one cannot be had."""
         ...
 
-    def models(self, trees: Sequence[bytes]) -> None:
-        """As `trees`, with all the blobs that these name: for a store that has none of them, in one conversation."""
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
+        """As `trees`, with all the blobs that these name: for a store that has none of them, in one conversation.
+
+        `chunks` (ids) are wanted first, in this order.
+        """
         ...
 
     def blobs(self, oids: Sequence[bytes]) -> None:

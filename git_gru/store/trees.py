@@ -104,6 +104,12 @@ def model_blobs(objects: Objects, tree: bytes) -> dict[str, bytes]:
     return {id: oid for id, oid, _ in model_items(objects, tree)}
 
 
+def ordered_blobs(objects: Objects, trees: Iterable[bytes], chunks: Iterable[str]) -> list[bytes]:
+    """The blobs of model trees, those of `chunks` first and in this order; of a tree that is missing or none, no blob."""
+    found = {id: oid for tree in trees for id, oid, _ in items_there(objects, tree)}
+    return [found[id] for id in dict.fromkeys((*chunks, *found)) if id in found]
+
+
 def model_deltas(objects: Objects, tree: bytes) -> frozenset[str]:
     """The chunks of a model tree that are kept as deltas."""
     return frozenset(id for id, _, is_delta in model_items(objects, tree) if is_delta)

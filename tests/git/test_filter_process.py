@@ -8,11 +8,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from git_gru.errors import GruError
+from benchmarks.http_hub import new_hub
+from git_gru.errors import GruError, MachineError
 from git_gru.git.filter_process import serve
+from git_gru.git.git_remote import GitRemote
 from git_gru.git.pktline import EndOfStreamError, PacketReader, PacketWriter, ProtocolError
+from git_gru.git.run import LOCAL_VARIABLES
+from git_gru.store import bring as bring_module
 from git_gru.store.ingest import describe
 from git_gru.store.manifest import parse_manifest
+from git_gru.store.publish import publish
+from git_gru.store.store import Store
 
 GREETING = ("git-filter-client", "version=2")
 CAPABILITIES = ("capability=clean", "capability=smudge", "capability=delay")
@@ -161,6 +167,33 @@ def test_damage_found_midway_turns_success_into_error(session, tmp_path, repo, m
     assert status == "status=error"
     assert 0 < len(data) < len(make_model(parts))
     assert "damaged" in str(again.heard.failures[0][1])
+
+
+def test_what_goes_wrong_behind_a_right_file_is_told(session, model, tmp_path, repo, monkeypatch):
+    """The disk is full when the model that a checkout brought, and gave already, is to become one of the store's."""
+    session.ask("clean", "a.safetensors", model)
+    ((_, manifest),) = session.run()
+    hub, mine = new_hub(tmp_path / "hub.git"), Store.open(repo.path / ".git/gru")
+    publish(mine, GitRemote(mine, "hub", str(hub), LOCAL_VARIABLES), [[parse_manifest(manifest, where="a")]])
+    mine.close()
+    (repo.path / ".git/gru").rename(tmp_path / "away")
+    repo.git("remote", "add", "origin", str(hub))
+
+    def full(*_: object) -> None:
+        raise MachineError("the disk is full")
+
+    for breaks in (True, False):
+        again = Session(tmp_path)
+        again.say(*GREETING)
+        again.say(*CAPABILITIES)
+        again.ask("smudge", "a.safetensors", manifest)
+        with monkeypatch.context() as patched:
+            if breaks:
+                patched.setattr(bring_module, "link", full)
+            assert again.run() == [("status=success", model)]
+        told = [(path, str(error)) for path, error in again.heard.failures]
+        assert told == ([("", "the disk is full")] if breaks else [])
+    assert set(Store.open(repo.path / ".git/gru").models()) == {parse_manifest(manifest, where="a").digest}
 
 
 def test_a_warning_says_why_a_file_is_kept_raw(session, model):

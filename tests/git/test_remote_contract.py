@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save
 
 from benchmarks.http_hub import new_hub, serving
-from git_gru.git import git_remote
+from git_gru.git import seen_state
 from git_gru.git.git_remote import GitRemote
 from git_gru.git.local_remote import remote_at
 from git_gru.git.run import LOCAL_VARIABLES
@@ -92,9 +92,9 @@ class Counting:
         self.asked["trees"].append(len(oids))
         self._inner.trees(oids)
 
-    def models(self, trees: Sequence[bytes]) -> None:
+    def models(self, trees: Sequence[bytes], chunks: Sequence[str]) -> None:
         self.asked["models"].append(len(trees))
-        self._inner.models(trees)
+        self._inner.models(trees, chunks)
 
     def blobs(self, oids: Sequence[bytes]) -> None:
         self.asked["blobs"].append(len(oids))
@@ -713,7 +713,7 @@ def test_the_file_shallow_stays_bounded(
     stores: Callable[[], Store], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each look at another state adds a line; those that history ends at are needed, and no others."""
-    monkeypatch.setattr(git_remote, "_ENDS", 3)
+    monkeypatch.setattr(seen_state, "_ENDS", 3)
     hub = git_hub(tmp_path / "hub.git")
     one, two = stores(), stores()
     manifests = added(one, versions(7, size=2_000))

@@ -25,6 +25,7 @@ from git_gru.store.incoming import IncomingError
 from git_gru.store.ingest import ingest
 from git_gru.store.manifest import Manifest, parse_manifest
 from git_gru.store.publish import publish
+from git_gru.store.remote import RemoteError
 from git_gru.store.restore import restore
 from git_gru.store.store import Store
 from git_gru.store.trees import model_blobs
@@ -78,6 +79,49 @@ def test_the_bytes_of_a_request_and_of_its_answer() -> None:
 def test_who_cannot_be_spoken_to(answers: bytes) -> None:
     with pytest.raises(IncomingError):
         said_by(answers)
+
+
+WHOLE = b"\n000eversion 2\n000cls-refs\n0019fetch=shallow filter\n0000"
+
+
+def test_the_bytes_of_a_first_look() -> None:
+    name = A.hex().encode()
+    refs = packets(b"%b refs/gru/store-2\n" % B.hex().encode(), b"%b refs/gru/store\n" % name) + b"00000002"
+    cut = packets(b"shallow-info\n", b"shallow %b\n" % name) + b"0001" + packets(b"packfile\n", b"\1PACK")
+    server, requests = said_by(WHOLE + refs + cut + b"00000002")
+    assert server.reference("refs/gru/store") == A
+    ends, pieces = server.state(A, 3)
+    assert ends == [A]
+    assert b"".join(pieces) == b"PACK"
+    assert requests.getvalue() == (
+        b"stateless-connect git-upload-pack\n"
+        b"0014command=ls-refs\n0001001eref-prefix refs/gru/store\n0000"
+        b"0012command=fetch\n00010010no-progress\n000ddeepen 1\n0012filter tree:3\n0032want %b\n0009done\n0000"
+        % name
+    )
+
+
+@pytest.mark.parametrize(
+    ("connected", "refs"),
+    [
+        (CONNECTED, b"00000002"),
+        (WHOLE, b"0000"),
+        (WHOLE, packets(b"abc refs/gru/store\n") + b"00000002"),
+        (WHOLE, packets(b"x\n") * 1001 + b"00000002"),
+        (WHOLE, b"0010ERR go away\n"),
+    ],
+)
+def test_references_that_are_none(connected: bytes, refs: bytes) -> None:
+    server, _ = said_by(connected + refs)
+    with pytest.raises(IncomingError):
+        server.reference("refs/gru/store")
+
+
+def test_a_server_without_the_reference_or_without_filters() -> None:
+    server, _ = said_by(WHOLE.replace(b"0019fetch=shallow filter", b"0012fetch=shallow") + b"00000002")
+    assert server.reference("refs/gru/store") is None
+    with pytest.raises(IncomingError, match="no part of a history"):
+        server.state(A, 3)
 
 
 def test_a_tree_is_not_asked_for_with_all_its_blobs() -> None:
@@ -251,6 +295,47 @@ def test_all_comes_without_git_fetch(hub: Hub, fetched: list[list[bytes]]) -> No
         assert server.sent - before < 1.1 * sum(map(len, FILES)) / 2
     assert not fetched
     hub.require_whole()
+
+
+def test_a_state_is_noted_as_git_notes_it(hub: Hub, tmp_path: Path) -> None:
+    """The same reference, the same end of the history; and Git goes on from there."""
+    other, third = Store.open(tmp_path / "other"), Store.open(tmp_path / "third")
+    shutil.copytree(hub.work / "hub.git", tmp_path / "hub.git")
+    with serving(tmp_path) as server:
+        url = f"{server.url}/hub.git"
+        remotes = [GitRemote(store, "hub", url, LOCAL_VARIABLES) for store in (hub.clone, other)]
+        states = [remotes[0].look(), remotes[1]._look_by_git()]
+        assert states[0] is not None
+        assert states[0] == states[1]
+        folders = [store.repository for store in (hub.clone, other)]
+        for name in (remotes[0]._seen.ref, "shallow"):
+            assert len({(folder / name).read_bytes() for folder in folders}) == 1
+        for folder in folders:
+            subprocess.run(["git", "-C", str(folder), "rev-list", "--all"], check=True)
+            assert not list(folder.rglob("*.lock"))
+        packs = [
+            {oid for pack in store.objects.packs() for oid in pack.oids()} for store in (hub.clone, other)
+        ]
+        assert packs[0] == packs[1]
+        more = ingest(third, io.BytesIO(save({"w": np.ones(9, "<f4")})), expect_safetensors=True).manifest
+        publish(third, GitRemote(third, "hub", str(tmp_path / "hub.git"), LOCAL_VARIABLES), [[more]])
+        assert remotes[0].look() == remotes[1].look() != states[0]
+        hub.bring(url, more, *hub.manifests)
+    hub.require_whole()
+    for store in (other, third):
+        store.close()
+
+
+def test_where_git_forbids_http_nobody_is_asked(hub: Hub) -> None:
+    with serving(hub.work) as server, pytest.raises(RemoteError, match="not allowed"):
+        hub.bring(f"{server.url}/hub.git", *hub.manifests, settings={"protocol.http.allow": "never"})
+    assert server.received == 0
+
+
+def test_a_hub_without_models(hub: Hub, tmp_path: Path) -> None:
+    new_hub(tmp_path / "empty.git")
+    with serving(tmp_path) as server:
+        assert GitRemote(hub.clone, "hub", f"{server.url}/empty.git", LOCAL_VARIABLES).look() is None
 
 
 def test_many_objects_are_asked_for_in_several_requests_of_one_conversation(

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from git_gru.errors import MachineError
-from git_gru.store.incoming import IncomingError, receive
+from git_gru.store.incoming import IncomingError, receive, receive_state
 from git_gru.store.objects import Objects
 from git_gru.store.packs import Entry, deflated_entry, entry_header, make_entry
 
@@ -184,3 +184,31 @@ def test_a_full_disk_is_a_sentence_and_leaves_nothing(small_disk: Path) -> None:
     with pytest.raises(MachineError, match="the disk is full"):
         arrive(small_disk, stream(entry.packed for entry in entries), entries)
     assert not list((small_disk / "objects/pack").iterdir())
+
+
+COMMIT = deflated_entry("commit", b"tree " + b"0" * 40 + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ([blob(b"x")], "did not come"),
+        ([], "did not come"),
+        ([COMMIT, blob(b"x" * (LONGEST + 1))], "1048577 bytes came, not a commit or tree or blob"),
+        ([COMMIT, deflated_entry("tag", b"x")], "the type 4"),
+        ([COMMIT, COMMIT], "checksum"),
+    ],
+)
+def test_what_is_no_state(bare: Path, entries: Sequence[Entry], said: str) -> None:
+    data = stream(entry.packed for entry in entries)
+    with pytest.raises(IncomingError, match=said):
+        receive_state([data], bare / "objects/pack", COMMIT.oid, longest=LONGEST)
+
+
+def test_a_state_is_a_commit_and_what_comes_with_it(bare: Path) -> None:
+    entries = [COMMIT, deflated_entry("tree", b""), blob(b"git-gru store 1\n")]
+    data = stream(entry.packed for entry in entries)
+    receive_state(cut(data, [9, 40, 50]), bare / "objects/pack", COMMIT.oid, longest=LONGEST)
+    assert not Objects(bare).absent(entry.oid for entry in entries)
+    (pack,) = (bare / "objects/pack").glob("*.pack")
+    assert pack.with_suffix(".promisor").exists(), "what it names may be missing"
