@@ -62,8 +62,8 @@ class SyncRecipe(Section):
     every: int = _key(50, "local-sgd, diloco, git: steps of a round", least=1)
     density: float = _key(0.001, "topk: share of the gradients that is sent", above=0, most=1)
     rank: int = _key(4, "powersgd: rank that a matrix of gradients is approximated by", least=1, most=1024)
-    outer_lr: float = _key(0.7, "diloco: learning rate of the outer optimizer", above=0)
-    outer_momentum: float = _key(0.9, "diloco: its momentum (Nesterov)", least=0, below=1)
+    outer_lr: float = _key(1.0, "diloco: learning rate of the outer optimizer", above=0)
+    outer_momentum: float = _key(0.5, "diloco: its momentum (Nesterov)", least=0, below=1)
     fragments: int = _key(
         1, "diloco: parts of the weights that are exchanged in turn, evenly over a round", least=1, most=4096
     )

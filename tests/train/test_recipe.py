@@ -101,7 +101,7 @@ def test_a_table_must_be_a_table() -> None:
         ),
         ('compress = "int8"\ndensity = 0.1', 'sync.density is for sync.compress = "topk", and it is "int8"'),
         (
-            'strategy = "local-sgd"\nouter_lr = 1.0',
+            'strategy = "local-sgd"\nouter_lr = 0.5',
             'sync.outer_lr is for sync.strategy = "diloco", and it is "local-sgd"',
         ),
         (
