@@ -36,7 +36,7 @@ def strategy_of(module: nn.Module, **keys: Any) -> DiLoCo:
 
 def test_the_outer_optimizer_is_sgd_with_nesterov_momentum() -> None:
     module, reference = network(), network()
-    strategy = strategy_of(module, every=3, warmup=2)
+    strategy = strategy_of(module, every=3, warmup=2, outer_lr=0.7, outer_momentum=0.9)
     local_steps(module, 1, 11, lambda step: strategy.after_step(step, 6, 6))
 
     outer = [p.detach().clone() for p in reference.parameters()]
