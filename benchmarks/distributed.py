@@ -211,7 +211,8 @@ def _paces(
 
 
 def balance(size: Size) -> None:
-    model = Model(embedding=256, hidden=1024, layers=2, window=32, batch=32)
+    # many samples: what a step costs whatever its size cannot be shared
+    model = Model(embedding=256, hidden=1024, layers=2, window=16, batch=128)
     training = Training(size.work / "balance", model, validation_bytes=8000)
     pairs: dict[str, list[Balanced]] = {}
     for name, quota, sync in (
@@ -240,7 +241,7 @@ def balance(size: Size) -> None:
 def scale(size: Size) -> None:
     link = Link(100)
     compute = compute_seconds(LARGE, 4)
-    ranks = size.pick((2, 4, 8, 16, 32), (2, 4, 8))
+    ranks = size.pick((2, 4, 8, 16, 32), (2, 3, 4, 8))
     found: dict[str, Scaling] = {}
     for name in size.pick(
         ("allreduce", "allreduce int8", "diloco", "diloco overlapped", "diloco int8"), ("allreduce",)
