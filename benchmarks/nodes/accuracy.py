@@ -5,6 +5,7 @@ paired by seed, which fixes first weights and the order of samples.
 """
 
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +78,7 @@ def outcomes(
         base = found[variant.against].losses if variant.against in found else losses
         percent, half = paired([100 * (own / other - 1) for own, other in zip(losses, base, strict=True)])
         found[variant.name] = Outcome(variant, lr, losses, percent, half)
+        print(f"{variant.name}: rate {lr:g}, losses {losses}", file=sys.stderr, flush=True)  # it takes long
     return list(found.values())
 
 

@@ -20,7 +20,7 @@ from git_gru.train.architecture import architecture_of
 from git_gru.train.engine import build_optimizer
 from git_gru.train.recipe import ModelRecipe, SyncRecipe, TrainRecipe
 from git_gru.train.sync import build_strategy
-from git_gru.train.tasks import task_of
+from git_gru.train.tasks import Task, task_of
 from git_gru.train.world import join
 
 ALONE: Mapping[str, object] = {"strategy": "local-sgd", "warmup": 0, "every": 1 << 30}
@@ -35,10 +35,10 @@ class Cost:
     sent: float
 
 
-def network_of(model: Model) -> torch.nn.Module:
-    """The language model with its first weights."""
+def task_for(model: Model) -> Task:
+    """The language model's task."""
     recipe = ModelRecipe(embedding=model.embedding, hidden=model.hidden, layers=model.layers)
-    return task_of(architecture_of(recipe, {"symbols": 256})).build()
+    return task_of(architecture_of(recipe, {"symbols": 256}))
 
 
 def compute_seconds(model: Model, samples: int, steps: int = 12) -> float:
@@ -46,12 +46,7 @@ def compute_seconds(model: Model, samples: int, steps: int = 12) -> float:
 
     def work(rank: int, count: int) -> list[float]:
         torch.manual_seed(0)
-        task = task_of(
-            architecture_of(
-                ModelRecipe(embedding=model.embedding, hidden=model.hidden, layers=model.layers),
-                {"symbols": 256},
-            )
-        )
+        task = task_for(model)
         net, taken = task.build(), []
         optimizer = build_optimizer(net, TrainRecipe(), torch.device("cpu"))
         batch = (torch.randint(0, 256, (samples, model.window + 1)),)
@@ -83,7 +78,7 @@ def step_cost(
 
     def work(rank: int, count: int) -> tuple[float, int]:
         world = join("cpu", rank=rank, size=count, local_rank=rank, local_size=count)
-        pretended = Pretended(network_of(model), compute)
+        pretended = Pretended(task_for(model).build(), compute)
         strategy = build_strategy(SyncRecipe(**sync), TrainRecipe(), pretended, world)
 
         def train(begin: int, end: int) -> None:

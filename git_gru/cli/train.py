@@ -21,7 +21,7 @@ from git_gru.train.following import Watcher
 from git_gru.train.launch import fast_forward, run_plan
 from git_gru.train.launchers import LAUNCHERS, plan_launch, script
 from git_gru.train.nodes import Nodes, counts_of, nodes_of
-from git_gru.train.plan import Request, make_plan
+from git_gru.train.plan import Plan, Request, make_plan
 from git_gru.train.recipe_sync import COMPRESSORS
 from git_gru.train.resuming import resume
 from git_gru.train.sites import begin_site
@@ -140,39 +140,23 @@ def command(
             overrides=launch,
         )
         return _assist(repo, joining, as_json=as_json)
-    plan = None
     overrides += () if sync is None else (f"sync.strategy={sync}",)
     overrides += () if site is None else (f"sync.site={site}",)
-    request: Request | str = resumed or ""
-    if resumed is None:
+    request: Request | str
+    if resumed is not None:
+        request = resumed
+    else:
         request = Request(
-            commit=commit,
-            recipe_path=recipe_path,
-            overrides=overrides,
-            branch=branch,
-            here=here,
-            nproc=nproc,
-            allow_dirty=allow_dirty,
-            push=push,
-            nodes=nodes,
-        )
-        if site is not None:
-            request = begin_site(repo, request)
-            launch = tuple(
-                one for one in launch if one.startswith("launch.")
-            )  # of a run that goes on, no more changes
-    if isinstance(request, Request):
-        plan = make_plan(repo, request)
+            commit=commit, recipe_path=recipe_path, overrides=overrides, branch=branch, here=here, nproc=nproc,
+            allow_dirty=allow_dirty, push=push, nodes=nodes,
+        )  # fmt: skip
+    if site is not None and isinstance(request, Request):
+        request = begin_site(repo, request)
+        # of a run that goes on, no more may change
+        launch = tuple(one for one in launch if one.startswith("launch."))
+    plan = make_plan(repo, request) if isinstance(request, Request) else None
     if detach:
-        options = [] if tensorboard is None else ["--tensorboard", str(tensorboard.absolute())]
-        if plan is None:
-            options += [word for one in launch for word in ("--set", one)]
-        begun = (
-            detach_plan(repo, plan, options)
-            if plan is not None
-            else detach_run(repo, find_run(repo, str(request)), options)
-        )
-        _show_detached(begun, as_json=as_json)
+        _detach(repo, plan or str(request), launch, tensorboard, as_json=as_json)
         return 0
     with contextlib.ExitStack() as stack:
         watcher: Watcher = stack.enter_context(RunProgress())
@@ -189,6 +173,19 @@ def command(
     else:
         _summary(record, forwarded)
     return 0 if record.state is RunState.FINISHED else INTERRUPTED
+
+
+def _detach(
+    repo: Repository, plan: Plan | str, launch: tuple[str, ...], tensorboard: Path | None, *, as_json: bool
+) -> None:
+    """Starts a planned run, or the one with an id again, in a process of its own."""
+    options = [] if tensorboard is None else ["--tensorboard", str(tensorboard.absolute())]
+    if isinstance(plan, Plan):
+        begun = detach_plan(repo, plan, options)
+    else:
+        options += [word for one in launch for word in ("--set", one)]
+        begun = detach_run(repo, find_run(repo, plan), options)
+    _show_detached(begun, as_json=as_json)
 
 
 def _print_script(context: click.Context, launcher: str) -> int:
