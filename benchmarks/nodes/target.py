@@ -1,7 +1,7 @@
 """Time to a target loss: the steps that a strategy needs, from real training, times what a step costs on a network.
 
 What a strategy's weights are after a step does not depend on how fast the network is (tests/train/test_sync.py), so the loss is
-trained once for each number of nodes and strategy, and the steps are timed on every network.
+trained once for each number of nodes and strategy, by a small model, and the steps of a large one are timed on every network.
 """
 
 import math
