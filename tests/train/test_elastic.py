@@ -220,11 +220,17 @@ def test_a_lost_node_costs_no_more_than_since_a_round_where_nodes_train_by_thems
 ) -> None:
     sync = ("--set", "sync.strategy=diloco", "--set", "sync.warmup=2", "--set", "sync.every=4")
     rare = ("--set", "train.checkpoint_every=1000000")
+    rare += ("--set", "launch.device=cpu")
     first, second = cluster.start(0, *LONG, *sync, *rare, nnodes="2:3"), cluster.start(1, nnodes="2:3")
     waiting(lambda: any(event.step > 6 for event in cluster.events()) or first.poll() is not None)
     cluster.clone(3)
-    cluster.start(3, nnodes="2:3")
+    status, said = ended(cluster.start(3, "--set", "launch.device=cuda", nnodes="2:3"))
+    assert status not in (0, 7), said
+    assert "the kind of device (launch.device) on" in said
+    assert "is cuda, and on node 0 cpu" in said
+    third = cluster.start(3, nnodes="2:3")
     waiting(lambda: len(cluster.changes()) == 1)  # with a checkpoint, the only one
+    assert third.poll() is None
     (made,) = [event for event in cluster.events() if event.commit]
     (folder,) = (cluster.works[0].path / ".git/gru/runs").glob("*/")
 
@@ -245,6 +251,7 @@ def test_a_lost_node_costs_no_more_than_since_a_round_where_nodes_train_by_thems
     first.send_signal(signal.SIGINT)
     (status_0, said_0), (status_1, said_1) = ended(first), ended(second)
     assert (status_0, status_1) == (130, 130), said_0 + said_1
+    assert "cannot take part: the kind of device (launch.device) on" in said_0
     (run,) = json.loads(cluster.works[0].gru("runs", "list", "--json").stdout)["runs"]
     assert [one["commit"] for one in run["checkpoints"]] == [
         made.commit,
