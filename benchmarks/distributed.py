@@ -35,7 +35,7 @@ EVERY = 50
 
 DILOCO: Mapping[str, Any] = {"strategy": "diloco", "every": EVERY}
 OVERLAP = {"fragments": 2, "overlap": 10}
-TOPK = {"compress": "topk", "density": 0.0024}
+TOPK = {"compress": "topk", "density": 0.0078}
 
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "allreduce": {},
@@ -68,20 +68,21 @@ class Size:
 
 
 def accuracy(size: Size) -> None:
+    steps, seeds = size.pick((1600, 5), (120, 2))
+    warmup = steps // 8
+    diloco = {**DILOCO, "warmup": warmup}
+    topk = {**TOPK, "warmup": warmup}
     variants = [
         Variant("one worker", workers=1),
         Variant("allreduce", threshold=0.5),
-        Variant("diloco", settings=STRATEGIES["diloco"], threshold=1.0),
-        Variant("diloco, rounds of 20", settings={**STRATEGIES["diloco"], "every": 20}, threshold=1.0),
+        Variant("diloco", settings=diloco, threshold=1.0),
+        Variant("diloco, rounds of 20", settings={**diloco, "every": 20}, threshold=1.0),
         Variant("allreduce int8", settings=STRATEGIES["allreduce int8"], against="allreduce", threshold=0.2),
-        Variant("diloco int8", settings=STRATEGIES["diloco int8"], against="diloco", threshold=0.2),
-        Variant("allreduce topk", settings=STRATEGIES["allreduce topk"], threshold=1.0),
+        Variant("diloco int8", settings={**diloco, "compress": "int8"}, against="diloco", threshold=0.2),
+        Variant("allreduce topk", settings=topk, threshold=1.0),
+        Variant("diloco overlapped", settings={**diloco, **OVERLAP}),
     ]
-    further = ("allreduce powersgd", "local-sgd", "diloco overlapped", "diloco int8 overlapped")
-    variants = size.pick(
-        [*variants, *(Variant(name, settings=STRATEGIES[name]) for name in further)], variants[:3]
-    )
-    steps, seeds = size.pick((800, 5), (120, 2))
+    variants = size.pick(variants, variants[:3])
     rates = size.pick((0.008, 0.016), (0.016,))  # the search goes on beyond them
     found = outcomes(size.work / "accuracy", SMALL, variants, rates=rates, steps=steps, seeds=seeds)
     rows = [

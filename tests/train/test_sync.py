@@ -147,5 +147,6 @@ def test_bytes_by_what_is_sent(outcomes: Outcomes, size: int) -> None:
     )  # rounds end at 8 and 11
     assert sent["diloco-fp16"] == pytest.approx(sent["diloco"] / 4, abs=4)
     assert sent["diloco-int8"] == sent["int8"] / 2
-    assert sent["topk"] == sent["topk-adamw"] == pytest.approx(4 * (size - 1) * 12 * 0.05 * count, rel=0.02)
+    message = 2 * 0.05 * count + count / 255 + 4 * 0.05 * count / 128
+    assert sent["topk"] == sent["topk-adamw"] == pytest.approx(4 * (size - 1) * message, rel=0.02)
     assert 0 < sent["powersgd"] < 0.7 * sent["plain"]

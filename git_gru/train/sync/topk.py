@@ -1,11 +1,20 @@
 """Deep gradient compression (arXiv 1712.01887): of each parameter's gradients only the largest are sent, the others gather.
 
-On every rank, for its gradient g:   g ← g, clipped to a norm of `train.clip` / √W          (local clipping)
-                                     u ← m · u + g,   v ← v + u                              (momentum correction)
-                                     send the k largest of |v|; there v ← 0 and u ← 0        (momentum factor masking)
+On every rank, for its gradient g, with SGD:   g ← g, clipped to a norm of `train.clip` / √W          (local clipping)
+                                               u ← m · u + g,   v ← v + u                              (momentum correction)
+                                               send the k largest of |v|; there v ← 0 and u ← 0        (momentum factor masking)
 
-and every rank steps by the mean of what was sent, without momentum of its own. In the first `sync.warmup` steps the density falls
-in five stages from 1/4 to `sync.density`. With AdamW, for which the paper has no correction, m is 0: gradients just gather.
+and every rank steps by the mean of what was sent, without momentum of its own. For AdamW, for which the paper has no rule, what
+gathers are the steps that Adam would take by the rank's own gradients, which it knows in full:
+
+                                               u ← β₁ · u + (1 − β₁) · g,   s ← β₂ · s + (1 − β₂) · g²
+                                               v ← v + û / √(ŝ / W)       (û, ŝ: without their bias towards zero)
+                                               send the k largest of |v|; there v ← 0
+
+(An optimizer behind the exchange would see zeros with a large number now and then, and take its squares from that. Gradients of a
+W-th of the batch are noise above all, so √W times as large as those of the whole: hence / W, and the learning rate is AdamW's.)
+What is sent is in eight bits (`sparse`); what they lose gathers with the rest. In the first `sync.warmup` steps the density falls
+in five stages from 1/4 to `sync.density`.
 """
 
 import math
@@ -15,6 +24,7 @@ from dataclasses import replace
 import torch
 
 from git_gru.train.recipe import SyncRecipe, TrainRecipe
+from git_gru.train.sync.sparse import packed, unpacked
 from git_gru.train.sync.wire import Wire
 
 FIRST_DENSITY = 0.25
@@ -28,61 +38,77 @@ _FEW = 8
 """Times as many as are sent there must be for a sample to be worth its while."""
 
 
+_TINY = 1e-8
+"""Adam's ε."""
+
+
 class Largest:
     """One rank's compressor. `sizes` are those of the parameters, one after the other in the vector; `like` is such a vector."""
 
     def __init__(
         self, wire: Wire, like: torch.Tensor, sizes: Sequence[int], recipe: SyncRecipe, train: TrainRecipe
     ) -> None:
-        self._wire, self._sizes, self._recipe = wire, list(sizes), recipe
-        self._momentum = train.momentum if train.optimizer == "sgd" else 0.0
-        self._clip = train.clip / wire.size**0.5
-        self._velocity = torch.zeros_like(like) if self._momentum else None
+        self._wire, self._sizes, self._recipe, self._train = wire, list(sizes), recipe, train
+        self._is_adam = train.optimizer == "adamw"
         self._gathered = torch.zeros_like(like)
-        self.own: Mapping[str, torch.Tensor] = {"gathered": self._gathered}
-        if self._velocity is not None:
-            self.own = {**self.own, "velocity": self._velocity}
+        own = {"gathered": self._gathered}
+        if self._is_adam or train.momentum:
+            own["velocity"] = torch.zeros_like(like)
+        if self._is_adam:
+            own["squares"] = torch.zeros_like(like)
+            # not the run's: what goes on with another number of workers begins anew
+            own["steps"] = torch.zeros((), dtype=torch.int64)
+        self.own: Mapping[str, torch.Tensor] = own
 
     def optimization(self, train: TrainRecipe) -> TrainRecipe:
-        """Without clipping, and without the momentum that is kept here."""
-        return replace(train, clip=0.0, momentum=0.0)
+        """Plain steps by what is sent: clipping, momentum and AdamW's division are done here. Weights decay as ever."""
+        return replace(train, optimizer="sgd", clip=0.0, momentum=0.0)
 
     def mean(self, gradients: torch.Tensor, share: float, step: int) -> torch.Tensor:
         """Σ `share` · what each rank sends in `step`, from 1; `gradients` may be overwritten."""
-        if self._clip:
-            norm = torch.linalg.vector_norm(gradients)
-            gradients *= (self._clip / (norm + 1e-6)).clamp(max=1.0)
-        if self._velocity is not None:
-            self._velocity.mul_(self._momentum).add_(gradients)
-        self._gathered += gradients if self._velocity is None else self._velocity
+        self._gathered += self._adam_step(gradients) if self._is_adam else self._velocity(gradients)
         places = self._places(density(self._recipe, step))
-        sent = self._gathered[places]
-        for kept in self.own.values():
-            kept[places] = 0
-        return self._summed(places, sent * share)
+        message, said = packed(self._gathered[places], places, len(self._gathered))
+        self._gathered[places] -= said
+        if not self._is_adam and "velocity" in self.own:
+            self.own["velocity"][places] = 0
+        return self._summed(message, len(places), share)
+
+    def _velocity(self, gradients: torch.Tensor) -> torch.Tensor:
+        """The clipped gradients, with their momentum."""
+        if self._train.clip:
+            norm = torch.linalg.vector_norm(gradients)
+            gradients *= (self._train.clip / self._wire.size**0.5 / (norm + 1e-6)).clamp(max=1.0)
+        if "velocity" not in self.own:
+            return gradients
+        return self.own["velocity"].mul_(self._train.momentum).add_(gradients)
+
+    def _adam_step(self, gradients: torch.Tensor) -> torch.Tensor:
+        """What Adam would step by, of this rank's gradients."""
+        beta1, beta2 = self._train.beta1, self._train.beta2
+        step = int(self.own["steps"].add_(1))
+        mean = self.own["velocity"].mul_(beta1).add_(gradients, alpha=1 - beta1)
+        squares = self.own["squares"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
+        sizes = (squares / ((1 - beta2**step) * self._wire.size)).sqrt_().add_(_TINY)
+        return mean / sizes.mul_(1 - beta1**step)
 
     def _places(self, density: float) -> torch.Tensor:
-        """Where the largest stand, as many in each parameter as its size asks for: int64 [sent]. Their number follows from
-        the density, so all ranks send the same number.
+        """Where the largest stand, as many in each parameter as its size asks for: int64 [sent], ascending. Their number
+        follows from the density, so all ranks send the same number.
         """
         found, first = [], 0
         for part in torch.split(self._gathered, self._sizes):
             count = max(1, round(len(part) * density))
-            found.append(largest(part, count) + first)
+            found.append(largest(part, count).sort().values + first)
             first += len(part)
         return torch.cat(found)
 
-    def _summed(self, places: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """The sum over all ranks of `values` at `places`, in the order of the ranks: the same bits on each."""
+    def _summed(self, message: torch.Tensor, count: int, share: float) -> torch.Tensor:
+        """The sum over all ranks of what they say, in the order of the ranks: the same bits on each."""
         whole = torch.zeros_like(self._gathered)
-        size = values.numel() * values.element_size()
-        message = torch.cat([values.view(torch.uint8), places.to(torch.int32).view(torch.uint8)])
-        for data in self._wire.gather(message):
-            came, there = (
-                data[:size].clone(),
-                data[size:].clone(),
-            )  # copies, for a tensor's memory has to be aligned
-            whole[there.view(torch.int32).long()] += came.view(values.dtype)
+        for came in self._wire.gather(message):
+            said, places = unpacked(came, len(whole), count, whole.dtype)
+            whole[places] += said * share
         return whole
 
 

@@ -9,12 +9,30 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from git_gru.train.recipe import SyncRecipe, TrainRecipe
+from git_gru.train.sync import topk
 from git_gru.train.sync.topk import FIRST_DENSITY, Largest, density, largest
 
 OnRanks = Callable[..., list[Any]]
 SIZES = [40, 7]
 
 
+def exact(values: Any, places: Any, length: int) -> tuple[Any, Any]:
+    """Stands in for `packed`: rounds nothing."""
+    return torch.cat([values.view(torch.uint8), places.view(torch.uint8)]), values
+
+
+def from_exact(message: Any, length: int, count: int, dtype: Any) -> tuple[Any, Any]:
+    values, places = message[: -8 * count].clone(), message[-8 * count :].clone()
+    return values.view(dtype), places.view(torch.int64)
+
+
+@pytest.fixture
+def unrounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(topk, "packed", exact)
+    monkeypatch.setattr(topk, "unpacked", from_exact)
+
+
+@pytest.mark.usefixtures("unrounded")
 def test_against_the_paper(on_ranks: OnRanks) -> None:
     ranks, steps, clip, momentum = 3, 8, 2.0, 0.9
     recipe = SyncRecipe(compress="topk", density=0.1, warmup=0)
@@ -53,18 +71,83 @@ def test_the_engine_neither_clips_nor_keeps_a_momentum(on_ranks: OnRanks) -> Non
             train
         ),
     )
-    assert (left.clip, left.momentum, left.lr) == (0.0, 0.0, train.lr)
+    assert (left.optimizer, left.clip, left.momentum, left.lr) == ("sgd", 0.0, 0.0, train.lr)
 
 
-def test_with_adamw_gradients_just_gather(on_ranks: OnRanks) -> None:
+@pytest.mark.usefixtures("unrounded")
+def test_one_worker_that_sends_all_steps_as_adamw_does(on_ranks: OnRanks) -> None:
+    train = TrainRecipe(clip=0.0, lr=0.1, weight_decay=0.01)
+    gradients = torch.randn(9, sum(SIZES), generator=torch.Generator().manual_seed(4))
+
+    def work(wire: Any) -> Any:
+        weights = torch.ones(sum(SIZES), requires_grad=True)
+        recipe = SyncRecipe(compress="topk", density=1.0)
+        compressor = Largest(wire, torch.zeros(sum(SIZES)), SIZES, recipe, train)
+        left = compressor.optimization(train)
+        optimizer = torch.optim.SGD([weights], lr=left.lr, weight_decay=left.weight_decay)
+        for step, gradient in enumerate(gradients, 1):
+            weights.grad = compressor.mean(gradient.clone(), 1.0, step)
+            optimizer.step()
+        return weights.detach()
+
+    (found,) = on_ranks(1, work)
+    expected = torch.ones(sum(SIZES), requires_grad=True)
+    optimizer = torch.optim.AdamW([expected], lr=0.1, weight_decay=0.01, betas=(train.beta1, train.beta2))
+    for gradient in gradients:
+        expected.grad = gradient.clone()
+        optimizer.step()
+    assert torch.allclose(found, expected.detach(), atol=1e-5)
+
+
+@pytest.mark.usefixtures("unrounded")
+def test_with_adamw_the_steps_that_are_not_sent_gather(on_ranks: OnRanks) -> None:
+    """Equal gradients at every step: Adam's step by them is 1, and √W with W workers, of whose gradients they count as noise."""
     recipe = SyncRecipe(compress="topk", density=0.5, warmup=0)
 
     def work(wire: Any) -> Any:
-        compressor = Largest(wire, torch.zeros(2), [2], recipe, TrainRecipe(clip=0.0))
-        assert set(compressor.own) == {"gathered"}
-        return [compressor.mean(torch.tensor([3.0, 2.0]), 1.0, step).tolist() for step in (1, 2, 3)]
+        compressor = Largest(wire, torch.zeros(2), [2], recipe, TrainRecipe())
+        gradient = torch.tensor([3.0, 2.0])
+        return torch.stack([compressor.mean(gradient.clone(), 0.25, step) for step in range(1, 6)])
 
-    assert on_ranks(1, work) == [[[3.0, 0.0], [0.0, 4.0], [6.0, 0.0]]]
+    expected = torch.tensor([[2.0, 0.0], [0.0, 4.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
+    for found in on_ranks(4, work):
+        assert torch.allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.usefixtures("unrounded")
+def test_adams_averages_may_begin_in_the_middle_of_a_run(on_ranks: OnRanks) -> None:
+    """As they do when a run goes on with another number of workers."""
+
+    def work(wire: Any) -> Any:
+        recipe = SyncRecipe(compress="topk", density=1.0)
+        compressor = Largest(wire, torch.zeros(2), [2], recipe, TrainRecipe())
+        return compressor.mean(torch.tensor([3.0, -2.0]), 1.0, 700)
+
+    (found,) = on_ranks(1, work)
+    assert torch.allclose(found, torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_what_eight_bits_lose_is_sent_later(optimizer: str, on_ranks: OnRanks) -> None:
+    """With everything sent at every step, the sum of what was sent is that of exact messages, but for the last rounding."""
+    recipe = SyncRecipe(compress="topk", density=1.0)
+    train = TrainRecipe(optimizer=optimizer, momentum=0.0, clip=0.0)
+    gradients = torch.randn(2, 30, sum(SIZES), generator=torch.Generator().manual_seed(5))
+
+    def work(wire: Any) -> Any:
+        compressor = Largest(wire, torch.zeros(sum(SIZES)), SIZES, recipe, train)
+        means = [compressor.mean(gradients[wire.rank, step].clone(), 0.5, step + 1) for step in range(30)]
+        return sum(means), compressor.own["gathered"].clone()
+
+    (sent, left), (other, left_there) = on_ranks(2, work)
+    assert torch.equal(sent, other)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topk, "packed", exact)
+        patch.setattr(topk, "unpacked", from_exact)
+        (whole, nothing), _ = on_ranks(2, work)
+    assert not nothing.any()
+    assert torch.allclose(sent + (left + left_there) / 2, whole, atol=1e-4)
+    assert 0 < left.abs().max() < 0.05
 
 
 def test_what_is_no_number_is_sent_at_once(on_ranks: OnRanks) -> None:
