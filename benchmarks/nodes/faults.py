@@ -52,10 +52,11 @@ def death(training: Training, sync: Mapping[str, object], *, checkpoint_every: i
         _kill(nodes[2])
         after = _await(clones[0], lambda events: any(event.change for event in events))
     change = next(event.change for event in after if event.change)
-    times = [event.time for event in events if event.loss is not None and event.step > checkpoint_every]
-    return Death(
-        change["seconds"], int(change["lost_at"] - change["from"]), (times[-1] - times[0]) / (len(times) - 1)
-    )
+    first, *_, last = [event for event in events if event.loss is not None and event.step > checkpoint_every]
+    step_seconds = (last.time - first.time) / (
+        last.step - first.step
+    )  # a line of the log may be of many steps
+    return Death(change["seconds"], int(change["lost_at"] - change["from"]), step_seconds)
 
 
 def _clone(training: Training, number: int) -> Path:
