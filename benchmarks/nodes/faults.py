@@ -2,11 +2,10 @@
 
 Every node has a clone of its own and runs `git gru train --nnodes 2:3`, as a user would start it. Node 2 is killed (`kill -9` of
 everything on it) between two checkpoints; what is lost is the time until the others take a new step, and the steps since the
-checkpoint, which they do again.
+checkpoint, or since the end of a round, which they do again.
 """
 
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from git_gru.runs.metrics import Event, parse_events
 
 NODES = 3
 PATIENCE_SECONDS = 300
-_CHANGE = re.compile(r"lost at step (\d+) .* from step (\d+) after ([\d.]+) s")
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,13 @@ def death(training: Training, sync: Mapping[str, object], *, checkpoint_every: i
             _start(training, nodes, number, clones[number], settings)
         events = _await(clones[0], lambda events: events[-1].step >= 2.5 * checkpoint_every)
         _kill(nodes[2])
-        after = _await(clones[0], lambda events: any(_CHANGE.search(event.message or "") for event in events))
-    told = next(found for event in after if (found := _CHANGE.search(event.message or "")))
-    times = [event.time for event in events if event.loss is not None and event.step > checkpoint_every]
-    return Death(float(told[3]), int(told[1]) - int(told[2]), (times[-1] - times[0]) / (len(times) - 1))
+        after = _await(clones[0], lambda events: any(event.change for event in events))
+    change = next(event.change for event in after if event.change)
+    first, *_, last = [event for event in events if event.loss is not None and event.step > checkpoint_every]
+    step_seconds = (last.time - first.time) / (
+        last.step - first.step
+    )  # a line of the log may be of many steps
+    return Death(change["seconds"], int(change["lost_at"] - change["from"]), step_seconds)
 
 
 def _clone(training: Training, number: int) -> Path:

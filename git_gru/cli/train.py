@@ -27,6 +27,9 @@ from git_gru.train.resuming import resume
 from git_gru.train.sites import begin_site
 from git_gru.train.welcome import Joining
 
+_OF_NODE_0 = ("branch", "here", "site", "allow_dirty", "push", "resumed", "tensorboard")
+"""Options that only the node counts by which keeps the run."""
+
 
 @click.command("train", short_help="Train from a commit into new commits.")
 @click.argument("commit", default="HEAD")
@@ -133,11 +136,12 @@ def command(
     repo = Repository.find()
     if nodes is not None and not nodes.is_first:
         said = context.get_parameter_source
+        _say_what_counts_elsewhere(context)
         joining = Joining(
             nodes=nodes,
             commit=commit if said("commit") is ParameterSource.COMMANDLINE else None,
             recipe_path=recipe_path if said("recipe_path") is ParameterSource.COMMANDLINE else None,
-            overrides=launch,
+            overrides=launch if sync is None else (*launch, f"sync.strategy={sync}"),
         )
         return _assist(repo, joining, as_json=as_json)
     overrides += () if sync is None else (f"sync.strategy={sync}",)
@@ -228,6 +232,18 @@ def _nodes(counts: str | None, number: int | None, endpoint: str | None, address
     if nodes.is_public:
         say(f"{endpoint} is a public address: whoever reaches it can disturb the run (docs/security.md)")
     return nodes
+
+
+def _say_what_counts_elsewhere(context: click.Context) -> None:
+    """Names what was said on a node other than 0 that makes no difference there: a launcher gives all nodes one command."""
+    given = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name in _OF_NODE_0
+        and context.get_parameter_source(parameter.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        say(f"{', '.join(given)}: counts on node 0 alone, not here")
 
 
 def _assist(repo: Repository, joining: Joining, *, as_json: bool) -> int:

@@ -22,6 +22,7 @@ An *event* belongs to a step and carries what became known there. Keys (all but 
 | `branch` | with `commit`: the branch that commits go to from this one on, where it is another than before |
 | `blocked_s` | with `commit`: seconds that training waited for this checkpoint (copying the weights included) |
 | `incident` | what the guard caught there (`git_gru.runs.incidents`); after a rollback, lower steps follow |
+| `change` | other nodes train from here on: `nodes`, `lost_at` (step), `from` (the step they go on from), `seconds` it took |
 | `message` | a sentence for the user |
 
 A line is written by one `write` to a file opened for appending, so a reader sees whole lines and at most one torn line at
@@ -41,6 +42,7 @@ from git_gru.runs.incidents import Incident, parse_incident
 VALIDATION_PREFIX = "val_"
 _NUMBERS = ("loss", "lr", "tokens_per_s", "blocked_s")
 _TEXTS = ("commit", "branch", "message")
+_OBJECTS = ("metrics", "change")
 _BY_RANK: dict[str, type[float] | type[int]] = {"rates": float, "shares": int, "sent": int, "waited": float}
 
 
@@ -66,6 +68,7 @@ class Event:
     branch: str | None = None
     blocked_s: float | None = None
     incident: Incident | None = None
+    change: Mapping[str, float] = field(default_factory=dict)
     message: str | None = None
 
     def encode(self) -> bytes:
@@ -81,8 +84,9 @@ class Event:
         for key in _BY_RANK:
             if values := getattr(self, key):
                 line[key] = list(values)
-        if self.metrics:
-            line["metrics"] = dict(self.metrics)
+        for key in _OBJECTS:
+            if numbers := getattr(self, key):
+                line[key] = dict(numbers)
         if self.round is not None:
             line |= {"round": self.round, "sites": {site: dict(seen) for site, seen in self.sites.items()}}
         line.update(self.validation)
@@ -100,8 +104,9 @@ def parse_event(line: bytes) -> Event | None:
         for key, kind in _BY_RANK.items():
             if key in data:
                 values[key] = tuple(kind(value) for value in data[key])
-        if "metrics" in data:
-            values["metrics"] = {str(key): float(value) for key, value in data["metrics"].items()}
+        for key in _OBJECTS:
+            if key in data:
+                values[key] = {str(name): float(value) for name, value in data[key].items()}
         if "round" in data:
             values["round"] = int(data["round"])
             values["sites"] = {

@@ -192,7 +192,7 @@ class _Assistant:
             host=nodes.host, port=told["port"], address=nodes.address,
         )  # fmt: skip
         start = None if told["start"] is None else Start(**told["start"])
-        job = replace(self._job, generation=generation, start=start)
+        job = replace(self._job, generation=generation, start=start, round_end=told["round_end"])
         self._is_halted = False
         ended = follow_agent(job, self._watcher, lambda event: None, self._interrupts, self._command)
         failure = None

@@ -24,7 +24,6 @@ from torch import nn
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import read_model
 from git_gru.git.run_refs import read_checkpoints
-from git_gru.git.run_states import read_state
 from git_gru.runs.incidents import Incident, sentence
 from git_gru.runs.metrics import VALIDATION_PREFIX, Event
 from git_gru.train.balance import Balancer
@@ -32,16 +31,18 @@ from git_gru.train.corpus import TRAIN, VALIDATION
 from git_gru.train.failures import step_noted
 from git_gru.train.guard import DivergedError, Guard
 from git_gru.train.heartbeat import Heartbeat, Phase
-from git_gru.train.job import Job, Start
+from git_gru.train.job import Job
 from git_gru.train.meeting import Meetings
 from git_gru.train.patience import Patience
 from git_gru.train.recipe import TrainRecipe
 from git_gru.train.recorder import Recorder
-from git_gru.train.restoring import Kept, restore, seed_after
-from git_gru.train.resume import balance_state, capture, rank_states
+from git_gru.train.restoring import kept_for, restore, seed_after
+from git_gru.train.resume import balance_state, capture, capture_round, rank_states
+from git_gru.train.round_snapshots import SnapshotWriter
 from git_gru.train.schedule import learning_rate
 from git_gru.train.sharding import Indices, batch_plan, order_seed
 from git_gru.train.sync import build_strategy
+from git_gru.train.sync.local import LocalSteps
 from git_gru.train.tasks import Batch, Samples, Task, moved, task_of
 from git_gru.train.weights import as_kept, load, snapshot
 from git_gru.train.world import World
@@ -91,7 +92,8 @@ class Engine:
         self._batch_terms = recipe.train.batch * self._train.terms
         self._meter = self._fresh_meter()
         self._balance = Balancer(recipe.balance, batch=recipe.train.batch, ranks=world.size, rank=world.rank)
-        self._met = job.start.step if job.start else 0
+        self._met = job.done
+        self._rounds = SnapshotWriter(job.folder) if job.keeps_rounds and world.rank == 0 else None
         self._heart = Heartbeat(job.heartbeats / str(world.rank))
         losses = _earlier_losses(job, repo) if world.rank == 0 else None
         self._patience = Patience(recipe.train.patience, world.tell(losses))
@@ -106,12 +108,12 @@ class Engine:
             apart=recipe.sync.every if recipe.sync.is_local else 1,
         )
         self._meetings = Meetings(job, world, self._network, repo, recorder) if recipe.sync.is_git else None
-        if job.start is not None:
-            self._go_on_from(job.start, repo)
+        if job.done:
+            self._go_on(repo)
 
     def run(self) -> None:
         """Trains to the last step, or until it is told to stop."""
-        step = self._job.start.step if self._job.start else 0
+        step = self._job.done
         end, stopping = self._job.until or self._recipe.train.steps, self._patience.is_over
         with self._heart, step_noted(lambda: step):
             try:
@@ -137,8 +139,12 @@ class Engine:
                 try:
                     stopping = self._after_step(step, last=stopping or last) or stopping
                     self._met = step
+                    if not (stopping or last or self._checkpointing(step)):
+                        self._keep_round(step)
                 except DivergedError as error:
                     step = self._met = self._guard.recover(error, step)
+                    if self._rounds is not None:
+                        self._rounds.forget()
                     self._task.carried = {}  # it comes from the batches that are left out, and may be NaN
                     self._meter = self._fresh_meter()
 
@@ -183,22 +189,31 @@ class Engine:
     def _evaluating(self, step: int) -> bool:
         return self._recipe.train.eval_every > 0 and step % self._recipe.train.eval_every == 0
 
-    def _go_on_from(self, start: Start, repo: Repository) -> None:
-        """Brings everything to where it was after a checkpoint."""
+    def _keep_round(self, step: int) -> None:
+        """Where a round ends with `step`, has a snapshot of it written, in case a node is lost before the next checkpoint."""
+        strategy = self._strategy
+        if self._rounds is None or not isinstance(strategy, LocalSteps):
+            return
+        if strategy.ends_round(step) and self._rounds.is_due():
+            with strategy.agreed() as shared:
+                if self._guard.is_sound():
+                    balance, course = self._balance.state(), self._guard.course
+                    taken = capture_round(self._network, self._optimizer, shared, balance, course)
+                    self._rounds.write(step, taken)
+
+    def _go_on(self, repo: Repository) -> None:
+        """Brings everything to where it was after the job's checkpoint or round's end."""
+        done = self._job.done
         if self._world.size > 1:
             # DistributedDataParallel arranges its buckets after the first backward pass it sees, and sums over more than
             # two ranks round by their place in a bucket. So it sees one here, as it had when the checkpoint was made.
-            self._backward(*self._batch(start.step))
+            self._backward(*self._batch(done))
             self._optimizer.zero_grad()
-        kept = None
-        if self._world.rank == 0:
-            where = f"{start.commit}:{self._recipe.model.path}"
-            weights, state = read_model(repo, where), read_state(repo, start.state)
-            kept = Kept(store=repo.store(), weights=weights, state=state, where=where)
-        seed = seed_after(self._recipe.train.seed, start.step)
+        kept = kept_for(self._job, repo) if self._world.rank == 0 else None
+        seed = seed_after(self._recipe.train.seed, done)
         restored = restore(self._network, self._optimizer, self._strategy, self._world, kept, seed=seed)
         self._task.carried, self._guard.course = restored.carried, restored.course
-        self._strategy.restore(start.step, restored.sync)
+        self._strategy.restore(done, restored.sync)
         self._balance.restore(restored.balance)
 
     def _step(self, step: int) -> None:

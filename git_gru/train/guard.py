@@ -123,6 +123,10 @@ class Guard:
             raise DivergedError(self._incident("weights", -1, step, message))
         self._forget()
 
+    def is_sound(self) -> bool:
+        """Whether the network's weights are all numbers on this rank; no collective."""
+        return not bool(torch.stack([_broken(parameter) for parameter in self._parameters]).any())
+
     def diverged(self, step: int, loss: float) -> DivergedError:
         """The error for a validation loss that is no number."""
         return DivergedError(

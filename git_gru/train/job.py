@@ -43,6 +43,9 @@ class Job:
     `start` is None for a run from the beginning; one with `until` ends after that step, as if it had been asked to stop there.
     `generation` is how the machines of a run that has several have come together, None for one machine alone. `push` is the
     remote that it is pushed to, if any; `round` the rounds of sites that the commit it starts or goes on from has behind it.
+
+    With `keeps_rounds` rank 0 writes round snapshots (`git_gru.train.round_snapshots`) into the run's folder. Where workers go on
+    from one that is newer than the checkpoint `start`, `round_end` is its step.
     """
 
     run: str
@@ -58,6 +61,15 @@ class Job:
     generation: Generation | None = None
     push: str | None = None
     round: int = 0
+    keeps_rounds: bool = False
+    round_end: int | None = None
+
+    @property
+    def done(self) -> int:
+        """The step after which the workers begin."""
+        if self.round_end is not None:
+            return self.round_end
+        return self.start.step if self.start else 0
 
     @property
     def data(self) -> Path:

@@ -5,7 +5,7 @@
         ├─ a node is ready to join, or wants to leave  → pause: the workers leave after a step, with a checkpoint
         ├─ a node is lost, or its workers were killed  → halt: what is left of the workers is ended
         └─ a worker failed by itself                   → the run has failed, on all nodes
-    after a pause or a halt                            → back to the last checkpoint, next generation
+    after a pause or a halt                            → back to the last checkpoint or round snapshot, next generation
 
 The one writer of commits is rank 0, a worker of node 0: a generation begins when the worker of the one before has given up its
 lock. Without `MIN:MAX` there is one generation, and a lost node ends the run.
@@ -28,8 +28,9 @@ from git_gru.train.job import Job
 from git_gru.train.keeping import Keeper
 from git_gru.train.nodes import JoinError, Nodes
 from git_gru.train.plan import Plan
-from git_gru.train.rewinding import events_until, rewound
+from git_gru.train.rewinding import events_until, rewound, round_end_after
 from git_gru.train.roll import Member, Roll
+from git_gru.train.round_snapshots import discard
 from git_gru.train.welcome import welcome_of
 
 _LAST_WORDS = 3.0
@@ -46,10 +47,11 @@ class WaitInterruptedError(GruError):
 
 @dataclass(frozen=True)
 class _Change:
-    """Why the nodes came together anew, and since when training stood still."""
+    """Why the nodes came together anew, since when training stood still, and the last step before."""
 
     reasons: tuple[str, ...]
     since: float
+    step: int
 
 
 def calling(plan: Plan, nodes: Nodes) -> Roll:
@@ -74,6 +76,8 @@ def lead(
     except (JoinError, WaitInterruptedError) as error:
         roll.end("failed" if isinstance(error, JoinError) else "stopped", str(error))
         raise
+    finally:
+        discard(job.folder)
     stopped = ended.stopped and keeper.record.step < job.recipe.train.steps
     state = "failed" if failure is not None else "stopped" if stopped or ended.killed else "finished"
     roll.end(state, failure.message if failure else None)
@@ -87,7 +91,9 @@ class _Leader:
         self, repo: Repository, job: Job, nodes: Nodes, roll: Roll, keeper: Keeper, watcher: Watcher,
         interrupts: Interrupts,
     ) -> None:  # fmt: skip
-        self._repo, self._job, self._nodes, self._roll = repo, job, nodes, roll
+        keeps_rounds = nodes.counts.is_elastic and job.recipe.sync.is_local
+        self._job = replace(job, keeps_rounds=keeps_rounds)
+        self._repo, self._nodes, self._roll = repo, nodes, roll
         self._keeper, self._watcher, self._interrupts = keeper, watcher, interrupts
         self._launch, self._counts = job.recipe.launch, nodes.counts
         self._by_user = by_user(job, interrupts)
@@ -108,12 +114,12 @@ class _Leader:
             if failure is not None:
                 return ended, failure
             before = self._others
-            done = self._job.start.step if self._job.start else 0
+            done = self._job.done
             self._go_back()
-            gained = self._job.start is not None and self._job.start.step > done
+            gained = self._job.done > done
             in_vain = 0 if gained or ended.paused else in_vain + 1
             if in_vain > self._launch.retries:
-                text = f"{'; '.join(reasons)}: that was {in_vain} times on end without a checkpoint between (launch.retries)"
+                text = f"{'; '.join(reasons)}: that was {in_vain} times on end without progress that is kept (launch.retries)"
                 return ended, Failure(message=text)
             try:
                 self._gather(last_call=0.0)
@@ -124,7 +130,7 @@ class _Leader:
                 self._watcher.waiting(str(error))
                 return ended._replace(stopped=True, killed=True), None
             joined = tuple(f"{one} joined" for one in self._roll.chosen if one not in before)
-            self._change = _Change((*reasons, *joined), since)
+            self._change = _Change((*reasons, *joined), since, self._step)
             index += 1
 
     def _gather(self, *, last_call: float) -> None:
@@ -166,7 +172,9 @@ class _Leader:
         """One generation."""
         self._step, self._first_failure = 0, None
         with socket.create_server((self._nodes.host, 0)) as listener:
-            own, self._others = self._roll.train(index, listener.getsockname()[1], self._job.start)
+            own, self._others = self._roll.train(
+                index, listener.getsockname()[1], self._job.start, self._job.round_end
+            )
             self._job = replace(self._job, generation=own)
             workers = self._launch.nproc + sum(one.workers for one in self._others)
             self._keeper.keep(replace(self._keeper.record, nodes=own.count, nproc=workers))
@@ -208,7 +216,7 @@ class _Leader:
 
     def _tell_change(self) -> None:
         """Says what had changed once training goes on: from where, and after how long."""
-        start = self._job.start.step if self._job.start else 0
+        start = self._job.done
         if self._change is None or self._step <= start:
             return
         count = len(self._others) + 1
@@ -217,11 +225,12 @@ class _Leader:
         message = (
             f"{'; '.join(self._change.reasons)}; went on with {nodes} from step {start} after {seconds:.1f} s"
         )
+        numbers = {"nodes": count, "lost_at": self._change.step, "from": start, "seconds": round(seconds, 3)}
         self._change = None
         self._keeper.record = replace(self._keeper.record, changes=(*self._keeper.record.changes, message))
         writer = EventWriter(self._job.events)
         try:
-            writer.write(Event(time=time.time(), step=start, message=message))
+            writer.write(Event(time=time.time(), step=start, message=message, change=numbers))
         except OSError:
             pass  # the disk is full: the workers say so
         finally:
@@ -274,10 +283,16 @@ class _Leader:
             time.sleep(POLL_SECONDS)
 
     def _go_back(self) -> None:
-        """Brings record, branch and event log to the last checkpoint, once nobody commits any more."""
+        """Brings record, branch and event log to the last checkpoint, or on to the end of a round after it, once nobody commits
+        any more.
+        """
         with hold(self._job.folder, WORKER, patience=_LAST_BREATH):
             record, start = rewound(self._repo, self._keeper.record)
+            round_end = round_end_after(record.step, self._job.folder)
+            if round_end is not None:
+                record = replace(record, step=round_end)
             events = parse_events(self._job.events.read_bytes()) if self._job.events.exists() else []
             self._job.events.write_bytes(events_until(record, events))
         self._keeper.record = record
-        self._job = replace(self._job, start=start, ref=f"refs/heads/{record.branch}", generation=None)
+        ref = f"refs/heads/{record.branch}"
+        self._job = replace(self._job, start=start, round_end=round_end, ref=ref, generation=None)

@@ -13,21 +13,30 @@ what they had in common, which is the same statistically, not bit for bit:
 | what the strategy keeps of a rank: what a compressor owes, terms of a round | none, as at the beginning |
 | random state | a new one, of the seed, the step and the rank |
 | what the task carried from batch to batch | none, as where a text does not go on |
+
+A round snapshot (`round_snapshots`) has the weights that all knew and rank 0's optimizer: from it the ranks go on as another
+number of them does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
 
+from git_gru.errors import RunFailedError
+from git_gru.git.repository import Repository
+from git_gru.git.revisions import read_model
+from git_gru.git.run_states import read_state
 from git_gru.runs.incidents import Course
 from git_gru.store.manifest import Manifest
 from git_gru.store.store import Store
-from git_gru.train.resume import APART, BALANCE, CARRIED, COURSE, OPTIMIZER, RANDOM, SYNC, WEIGHTS, ordered
+from git_gru.train.job import Job
+from git_gru.train.resume import APART, BALANCE, CARRIED, COURSE, OPTIMIZER, RANDOM, SYNC, ordered
+from git_gru.train.round_snapshots import WEIGHTS, read_snapshot
 from git_gru.train.sync import SyncState, SyncStrategy
-from git_gru.train.weights import STATE_DTYPES, check_fits, loaded
+from git_gru.train.weights import STATE_DTYPES, Described, HasTensors, check_fits, tensor_of
 from git_gru.train.world import World
 
 _OWN = "own."
@@ -35,13 +44,42 @@ _STEP_PRIME = 1_000_003
 """Keeps the seeds of one step's ranks and those of another's apart."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Kept:
-    """A checkpoint as rank 0 has it: the model of its commit, which `where` names in messages, and its resume state."""
+class SnapshotGoneError(RunFailedError):
+    """The round snapshot that the launcher has found is not there any more."""
+
+
+class Tensors(HasTensors, Protocol):
+    """Named tensors, and where they can be read."""
+
+    def read(self, name: str) -> bytearray:
+        """A tensor's bytes, little-endian, in C order."""
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """Those of a stored model."""
 
     store: Store
-    weights: Manifest
-    state: Manifest
+    manifest: Manifest
+
+    @property
+    def tensors(self) -> Mapping[str, Described]:
+        """The manifest's."""
+        return self.manifest.tensors
+
+    def read(self, name: str) -> bytearray:
+        """See `Tensors`."""
+        return bytearray().join(self.store.tensor(self.manifest, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kept:
+    """A checkpoint as rank 0 has it: the model of its commit, which `where` names in messages, and its resume state; or what a
+    round snapshot has of both, to which no rank's own belongs.
+    """
+
+    weights: Tensors
+    state: Tensors
     where: str
 
 
@@ -56,11 +94,11 @@ class Restored:
 
 
 class _Part(NamedTuple):
-    """A tensor under the name by which the rank `to` (None: every rank) knows it: the mean of some in a manifest."""
+    """A tensor under the name by which the rank `to` (None: every rank) knows it: the mean of some that are kept."""
 
     to: int | None
     name: str
-    manifest: Manifest
+    source: Tensors
     stored: tuple[str, ...]
 
 
@@ -113,6 +151,21 @@ def restore(
     )
 
 
+def kept_for(job: Job, repo: Repository) -> Kept:
+    """What a job goes on from, on rank 0's machine. Raises `SnapshotGoneError`, and what reading a checkpoint raises."""
+    if job.round_end is not None:
+        found = read_snapshot(job.folder)
+        if found is None or found.step != job.round_end:
+            raise SnapshotGoneError(f"the round snapshot of step {job.round_end} in {job.folder} is gone")
+        return Kept(
+            weights=found.weights, state=found.state, where=f"the round snapshot of step {found.step}"
+        )
+    assert job.start is not None
+    store, where = repo.store(), f"{job.start.commit}:{job.recipe.model.path}"
+    weights, state = read_model(repo, where), read_state(repo, job.start.state)
+    return Kept(weights=StoredTensors(store, weights), state=StoredTensors(store, state), where=where)
+
+
 def seed_after(seed: int, step: int) -> int:
     """The seed for the random states of workers that go on after `step` with none of their own."""
     return seed + _STEP_PRIME * step
@@ -147,13 +200,13 @@ def _exchanged(world: World, kept: Kept | None, parts: list[_Part]) -> dict[str,
     """The tensors of the parts that are for this rank, by their names."""
     told = []
     for part in parts:
-        entry = part.manifest.tensors[part.stored[0]]
+        entry = part.source.tensors[part.stored[0]]
         told.append([part.to, part.name, entry.dtype, list(entry.shape)])
     got = {}
     for number, (to, name, dtype, shape) in enumerate(world.tell(told)):
         mine = to is None or to == world.rank
         if kept is not None:
-            value = _mean(kept.store, parts[number])
+            value = _mean(parts[number])
         elif mine:
             value = torch.empty(shape, dtype=STATE_DTYPES[dtype])
         else:
@@ -164,12 +217,16 @@ def _exchanged(world: World, kept: Kept | None, parts: list[_Part]) -> dict[str,
     return got
 
 
-def _mean(store: Store, part: _Part) -> torch.Tensor:
+def _mean(part: _Part) -> torch.Tensor:
     first, *others = part.stored
-    value = loaded(store, part.manifest, first)
+    value = _read(part.source, first)
     if not others:
         return value
     total = value.double()
     for name in others:
-        total += loaded(store, part.manifest, name)
+        total += _read(part.source, name)
     return (total / len(part.stored)).to(value.dtype)
+
+
+def _read(source: Tensors, name: str) -> torch.Tensor:
+    return tensor_of(source.tensors[name], source.read(name))

@@ -20,11 +20,12 @@ import torch
 from torch import nn
 
 from git_gru.runs.incidents import Course
+from git_gru.train.round_snapshots import WEIGHTS
 from git_gru.train.sync import SyncStrategy
-from git_gru.train.weights import RECIPE_DTYPES, TensorData, copied
+from git_gru.train.weights import DTYPES, RECIPE_DTYPES, TensorData, copied
 from git_gru.train.world import World
 
-OPTIMIZER, RANDOM, CARRIED, WEIGHTS = "optimizer.", "random.", "carried.", "weights."
+OPTIMIZER, RANDOM, CARRIED = "optimizer.", "random.", "carried."
 SYNC, APART = "sync.", "apart."
 COURSE, BALANCE = "guard.course", "balance."
 
@@ -63,6 +64,26 @@ def rank_states(
 def balance_state(kept: Mapping[str, Sequence[float]]) -> dict[str, torch.Tensor]:
     """What `Balancer.state` gave, as part of a resume state."""
     return {f"{BALANCE}{key}": torch.tensor(values, dtype=torch.float64) for key, values in kept.items()}
+
+
+def capture_round(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    shared: Mapping[str, torch.Tensor],
+    balance: Mapping[str, Sequence[float]],
+    course: Course,
+) -> list[TensorData]:
+    """A copy of what one rank has, without asking, of a resume state at the end of a round: the network's weights, its
+    optimizer's state, what the strategy keeps in common (`shared`), and what `capture` keeps beside.
+    """
+    found = {
+        f"{WEIGHTS}{name}": value if value.dtype in DTYPES.values() else value.double()
+        for name, value in network.state_dict().items()
+    }
+    found |= _optimizer_state(network, optimizer) | balance_state(balance)
+    found |= {f"{SYNC}{key}": value for key, value in shared.items()}
+    found[COURSE] = torch.tensor(astuple(course), dtype=torch.float64)
+    return [copied(name, value) for name, value in found.items()]
 
 
 def capture(

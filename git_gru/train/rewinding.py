@@ -1,11 +1,13 @@
 """Going back to a run's last checkpoint, before it goes on from there: its branch, its record, its event log.
 
-What was written of steps after the checkpoint is forgotten: those steps come again.
+What was written of steps after the checkpoint is forgotten: those steps come again. Where a round snapshot is newer, the run goes
+on from that: branch and commits are as of the checkpoint, record and event log as of the round's end.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from git_gru.git.commits import free_branch, move_ref
 from git_gru.git.repository import Repository
@@ -14,6 +16,7 @@ from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
 from git_gru.train.job import Start
+from git_gru.train.round_snapshots import discard, read_snapshot
 
 
 def find_start(repo: Repository, run: str) -> Start | None:
@@ -40,6 +43,18 @@ def rewound(repo: Repository, record: RunRecord) -> tuple[RunRecord, Start | Non
         checkpoints=tuple(known.get(made.commit, made) for made in checkpoints),
     )
     return record, start
+
+
+def round_end_after(step: int, folder: Path) -> int | None:
+    """The step of the round snapshot in a run's folder, where it is newer than the checkpoint of `step`.
+
+    Deletes one that is not, or is not whole.
+    """
+    found = read_snapshot(folder)
+    if found is not None and found.step > step:
+        return found.step
+    discard(folder)
+    return None
 
 
 def events_until(record: RunRecord, before: Sequence[Event]) -> bytes:

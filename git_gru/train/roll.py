@@ -146,15 +146,22 @@ class Roll:
             elif message["kind"] != LOST:
                 line.close()
 
-    def train(self, index: int, port: int, start: Start | None) -> tuple[Generation, list[Member]]:
-        """Has all that are ready begin a generation, whose store is at `port`; gives node 0's part of it, and the others."""
+    def train(
+        self, index: int, port: int, start: Start | None, round_end: int | None = None
+    ) -> tuple[Generation, list[Member]]:
+        """Has all that are ready begin a generation, whose store is at `port`; gives node 0's part of it, and the others.
+
+        `start` and `round_end` are the job's (`git_gru.train.job`).
+        """
         self.losses = []
         chosen = self.chosen
         count = len(chosen) + 1
         for rank, member in enumerate(chosen, 1):
             member.standing, member.failure = Standing.TRAINING, None
             at = None if start is None else {"step": start.step, "commit": start.commit, "state": start.state}
-            member.line.send("train", index=index, rank=rank, count=count, port=port, start=at)
+            member.line.send(
+                "train", index=index, rank=rank, count=count, port=port, start=at, round_end=round_end
+            )
         host = self._nodes.host
         own = Generation(
             index=index, node=0, rank=0, count=count, host=host, port=port, address=self._nodes.address

@@ -6,6 +6,7 @@ A tensor's name in the file is its name in the network's state_dict, in that ord
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import nn
@@ -40,6 +41,26 @@ _NAMES = {dtype: name for name, dtype in (STATE_DTYPES | _OTHER_DTYPES).items()}
 RECIPE_DTYPES = {"fp32": "F32", "bf16": "BF16"}
 
 
+class Described(Protocol):
+    """A tensor as a manifest or the header of a file describes it: its dtype as safetensors names it, its shape."""
+
+    @property
+    def dtype(self) -> str:
+        """`F32`, …."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its sizes."""
+
+
+class HasTensors(Protocol):
+    """What names tensors, in order: a manifest, a part of a file."""
+
+    @property
+    def tensors(self) -> Mapping[str, Described]:
+        """By name."""
+
+
 class WeightsError(InputError):
     """A stored model that does not fit the network."""
 
@@ -64,11 +85,15 @@ def copied(name: str, tensor: torch.Tensor, dtype: torch.dtype | None = None) ->
 
 def loaded(store: Store, manifest: Manifest, name: str) -> torch.Tensor:
     """A tensor of a stored model, on the CPU. Raises KeyError for a name or dtype that it does not have."""
-    entry = manifest.tensors[name]
-    data, dtype = bytearray().join(store.tensor(manifest, name)), STATE_DTYPES[entry.dtype]
+    return tensor_of(manifest.tensors[name], bytearray().join(store.tensor(manifest, name)))
+
+
+def tensor_of(described: Described, data: bytearray) -> torch.Tensor:
+    """A tensor of these bytes, which it shares. Raises KeyError for a dtype that no resume state has."""
+    dtype = STATE_DTYPES[described.dtype]
     if not data:
-        return torch.empty(entry.shape, dtype=dtype)
-    return torch.frombuffer(data, dtype=dtype).reshape(entry.shape)
+        return torch.empty(described.shape, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype).reshape(described.shape)
 
 
 @contextmanager
@@ -101,8 +126,8 @@ def load(network: nn.Module, store: Store, manifest: Manifest, *, where: str) ->
             target.copy_(loaded(store, manifest, key))
 
 
-def check_fits(wanted: Mapping[str, Sequence[int]], manifest: Manifest, *, where: str) -> None:
-    """Raises `WeightsError` unless the manifest holds exactly the tensors `wanted` (name → shape), as floats."""
+def check_fits(wanted: Mapping[str, Sequence[int]], manifest: HasTensors, *, where: str) -> None:
+    """Raises `WeightsError` unless a manifest, or a file's tensors, are exactly those `wanted` (name → shape), as floats."""
     if missing := sorted(wanted.keys() - manifest.tensors.keys()):
         raise WeightsError(f"{where} has no tensor {missing[0]}, which the network needs")
     if extra := sorted(manifest.tensors.keys() - wanted.keys()):

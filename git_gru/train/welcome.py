@@ -17,6 +17,7 @@ from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
 from git_gru.train.architecture import metadata_of, parse_architecture
 from git_gru.train.corpus import prepare
+from git_gru.train.devices import device_kind
 from git_gru.train.job import Job, data_folder
 from git_gru.train.line import Message
 from git_gru.train.nodes import Nodes
@@ -58,6 +59,7 @@ def welcome_of(plan: Plan, job: Job) -> Message:
         "overrides": [one for one in plan.overrides if not one.startswith(f"{_OWN}.")],
         "architecture": metadata_of(job.architecture),
         "versions": versions(),
+        "device": device_kind(job.recipe.launch.device),
         "lost_after": job.recipe.launch.lost_after,
     }
 
@@ -76,6 +78,10 @@ def job_told(repo: Repository, joining: Joining, welcome: Message, who: str, fol
     path = joining.recipe_path or str(welcome["recipe_path"])
     mine = read_recipe(repo, commit, path, (*map(str, welcome["overrides"]), *joining.overrides))
     _compare("key ", _keys(mine), _keys(theirs), who)
+    device = device_kind(mine.launch.device)
+    _compare(
+        "kind of ", {"device (launch.device)": device}, {"device (launch.device)": welcome["device"]}, who
+    )
     architecture = parse_architecture(welcome["architecture"], where="node 0's model")
     prepare(repo, commit, theirs.data, data_folder(folder), architecture)
     return Job(
@@ -104,6 +110,6 @@ def _compare(kind: str, mine: dict[str, Any], theirs: dict[str, Any], who: str) 
         if mine.get(name) != value:
             raise DisagreementError(
                 f"the {kind}{name} on {who} is {mine.get(name)}, and on node 0 {value}",
-                hint="All nodes must train the same commit by the same recipe, with the same versions. COMMIT, --recipe and "
-                "--set may be left out on the nodes other than 0: they take them from there.",
+                hint="All nodes must train the same commit by the same recipe, with the same versions, on the same kind of "
+                "device. COMMIT, --recipe and --set may be left out on the nodes other than 0: they take them from there.",
             )

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.http_hub import new_hub
 from git_gru.runs.metrics import Event, parse_events
+from git_gru.train.round_snapshots import SNAPSHOT_FILE, read_snapshot
 
 pytestmark = pytest.mark.slow
 
@@ -21,6 +22,8 @@ Process = subprocess.Popen[bytes]
 TOP = Path(__file__).parents[2]
 HUB = 2
 """The host that serves the hub."""
+NODES = (0, 1, 3)
+"""The hosts that may train."""
 
 LONG = (
     "--set",
@@ -35,11 +38,11 @@ LONG = (
 
 
 class Cluster:
-    """Two nodes and a hub, over smart HTTP. Node 0 keeps the run."""
+    """Two nodes, or three, and a hub, over smart HTTP. Node 0 keeps the run."""
 
     def __init__(self, network: Any, url: str, folder: Path, at: Any) -> None:
         self.network, self._url = network, url
-        self.works = [at(folder / f"node-{number}") for number in (0, 1)]
+        self.works = {number: at(folder / f"node-{number}") for number in NODES}
 
     def clone(self, number: int, *options: str) -> None:
         """Makes a node's clone anew, without the models' contents."""
@@ -97,7 +100,7 @@ class Cluster:
 
 @pytest.fixture
 def network(new_network: Any) -> Any:
-    return new_network(3)
+    return new_network(4)
 
 
 def commit_models(project: Any) -> None:
@@ -133,7 +136,7 @@ def cluster(project: Any, network: Any, tmp_path: Path, at: Any) -> Iterator[Clu
         project.git("push", "-q", str(hub), "HEAD:main")
         cluster.clone(0)
         yield cluster
-        for number in (0, 1, HUB):
+        for number in (*NODES, HUB):
             network.kill(number)
 
 
@@ -152,6 +155,7 @@ def test_a_node_that_is_killed_and_one_that_comes_back(cluster: Cluster, waiting
     cluster.network.kill(1)
     waiting(cluster.changes)
     (lost,) = cluster.changes()
+    (change,) = [event.change for event in cluster.events() if event.change]
     found = re.fullmatch(
         r"node 1 \(.*, 10\.213\.0\.2\) was lost at step (\d+) \(the connection (was closed|broke.*)\); "
         r"went on with 1 node from step (\d+) after \d+\.\d s",
@@ -159,6 +163,7 @@ def test_a_node_that_is_killed_and_one_that_comes_back(cluster: Cluster, waiting
     )
     assert found is not None, lost
     assert int(found[1]) >= int(found[3]) > 0
+    assert (change["nodes"], change["lost_at"], change["from"]) == (1, int(found[1]), int(found[3]))
     cluster.clone(1)
     second = cluster.start(1)
     waiting(lambda: len(cluster.changes()) == 2)
@@ -208,3 +213,50 @@ def test_a_cut_cable_and_a_node_0_that_is_killed_and_resumed(cluster: Cluster, w
     assert "stopped while waiting for nodes: 1 of at least 2 is there" in said
     (run,) = json.loads(cluster.works[0].gru("runs", "list", "--json").stdout)["runs"]
     assert (run["state"], run["nodes"]) == ("stopped", 2)
+
+
+def test_a_lost_node_costs_no_more_than_since_a_round_where_nodes_train_by_themselves(
+    cluster: Cluster, waiting: Any
+) -> None:
+    sync = ("--set", "sync.strategy=diloco", "--set", "sync.warmup=2", "--set", "sync.every=4")
+    rare = ("--set", "train.checkpoint_every=1000000")
+    rare += ("--set", "launch.device=cpu")
+    first, second = cluster.start(0, *LONG, *sync, *rare, nnodes="2:3"), cluster.start(1, nnodes="2:3")
+    waiting(lambda: any(event.step > 6 for event in cluster.events()) or first.poll() is not None)
+    cluster.clone(3)
+    status, said = ended(cluster.start(3, "--set", "launch.device=cuda", nnodes="2:3"))
+    assert status not in (0, 7), said
+    assert "the kind of device (launch.device) on" in said
+    assert "is cuda, and on node 0 cpu" in said
+    third = cluster.start(3, nnodes="2:3")
+    waiting(lambda: len(cluster.changes()) == 1)  # with a checkpoint, the only one
+    assert third.poll() is None
+    (made,) = [event for event in cluster.events() if event.commit]
+    (folder,) = (cluster.works[0].path / ".git/gru/runs").glob("*/")
+
+    def kept() -> int:
+        found = read_snapshot(folder)
+        return found.step if found is not None else 0
+
+    waiting(lambda: kept() > made.step)
+    before = kept()
+    cluster.network.kill(3)
+    waiting(lambda: len(cluster.changes()) == 2)
+    change = [event.change for event in cluster.events() if event.change][-1]
+    assert change["nodes"] == 2
+    assert change["lost_at"] >= change["from"] >= before > made.step
+    assert (change["from"] - 2) % 4 == 0
+    assert f"went on with 2 nodes from step {change['from']:.0f} after" in cluster.changes()[1]
+    assert [event.commit for event in cluster.events() if event.commit] == [made.commit]
+    first.send_signal(signal.SIGINT)
+    (status_0, said_0), (status_1, said_1) = ended(first), ended(second)
+    assert (status_0, status_1) == (130, 130), said_0 + said_1
+    assert "cannot take part: the kind of device (launch.device) on" in said_0
+    (run,) = json.loads(cluster.works[0].gru("runs", "list", "--json").stdout)["runs"]
+    assert [one["commit"] for one in run["checkpoints"]] == [
+        made.commit,
+        cluster.works[0].git("rev-parse", "long").strip(),
+    ]
+    assert run["checkpoints"][-1]["step"] > change["from"]
+    assert cluster.works[0].git("rev-parse", "long~").strip() == made.commit
+    assert not (folder / SNAPSHOT_FILE).exists()

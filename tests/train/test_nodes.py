@@ -144,10 +144,10 @@ def test_a_worker_that_fails_by_itself_is_named_on_every_node(
     pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    nodes = [pair.start(0, nnodes="1:2"), pair.start(1, "--set", "launch.device=cuda", nnodes="1:2")]
+    nodes = [pair.start(rank, "--set", "launch.device=cuda", nnodes="1:2") for rank in (0, 1)]
     for status, _, said in map(ended, nodes):
         assert status == 7
-        assert "worker 1: 1 workers need a GPU each, and this machine has 0" in said
+        assert "1 workers need a GPU each, and this machine has 0" in said
     (run,) = json.loads(pair.works[0].gru("runs", "list", "--json").stdout)["runs"]
     assert run["state"] == "failed"
 
@@ -170,6 +170,15 @@ def test_nodes_that_do_not_come(pair: Pair) -> None:
         status, _, said = ended(pair.start(0, *patience))
     assert status == 7
     assert f"node 0 cannot listen at 127.0.0.1:{pair.port}: Address already in use" in said
+
+
+def test_what_counts_on_node_0_alone_is_named_elsewhere(pair: Pair) -> None:
+    said_of_all = ("--branch", "long", "--push", "origin", "--tensorboard", "board")
+    status, _, said = ended(pair.start(1, *said_of_all, "--set", "launch.join_timeout=0.1"))
+    assert status == 7
+    assert "git gru: --branch, --push, --tensorboard: counts on node 0 alone, not here\n" in said
+    _, _, said = ended(pair.start(1, "--set", "launch.join_timeout=0.1"))
+    assert "counts on node 0 alone" not in said
 
 
 @pytest.mark.slow

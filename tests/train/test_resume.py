@@ -57,9 +57,9 @@ class Training:
         return ingest_tensors(store, snapshot(self.network, self.dtype), {}), ingest_tensors(store, state, {})
 
     def go_on(self, store: Store, weights: Any, state: Any) -> None:
-        from git_gru.train.restoring import Kept, restore
+        from git_gru.train.restoring import Kept, StoredTensors, restore
 
-        kept = Kept(store=store, weights=weights, state=state, where="m")
+        kept = Kept(weights=StoredTensors(store, weights), state=StoredTensors(store, state), where="m")
         restored = restore(self.network, self.optimizer, self.strategy, self.world, kept, seed=3)
         self.task.carried = restored.carried
         self.balance = restored.balance

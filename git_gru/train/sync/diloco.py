@@ -14,8 +14,9 @@ how fast the network is.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -88,6 +89,16 @@ class DiLoCo(LocalSteps):
                 tensor.copy_(state.own[f"{number}.{name}"])
             coming = state.shared.get(f"{number}.coming")
             fragment.coming = None if coming is None else _done(coming.to(self._anchor.device, copy=True))
+
+    @contextmanager
+    def agreed(self) -> Iterator[Mapping[str, torch.Tensor]]:
+        """The anchor and its momentum. A part that is under way is not in them: its rank's steps are a round's more to lose."""
+        own = self._flat.weights()
+        self._flat.put_weights(self._anchor)
+        try:
+            yield {"anchor": self._anchor, "momentum": self._momentum}
+        finally:
+            self._flat.put_weights(own)
 
     def _begin(self) -> None:
         self._anchor.copy_(self._flat.weights())

@@ -9,7 +9,7 @@ Steps of a round are counted from the end of the warm-up, so a round's end follo
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -102,6 +102,18 @@ class LocalSteps(ABC):
     def meets(self, step: int) -> bool:
         """In the warm-up, and at the end of each round."""
         return step <= self._recipe.warmup or (step - self._recipe.warmup) % self._recipe.every == 0
+
+    def ends_round(self, step: int) -> bool:
+        """Whether all ranks know the same weights after `step`, the last of the warm-up or of a round."""
+        since = step - self._recipe.warmup
+        return since >= 0 and since % self._recipe.every == 0
+
+    @contextmanager
+    def agreed(self) -> Iterator[Mapping[str, torch.Tensor]]:
+        """At the end of a round: within it the network has the weights that all ranks know, without asking anyone; then its own
+        again. Gives what of `SyncState.shared` belongs to them.
+        """
+        yield {}
 
     @contextmanager
     def consolidated(self) -> Iterator[None]:
