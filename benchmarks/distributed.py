@@ -40,6 +40,9 @@ DILOCO: Mapping[str, Any] = {"strategy": "diloco", "every": EVERY}
 OVERLAP = {"fragments": 2, "overlap": 10}
 TOPK = {"compress": "topk", "density": 0.0078}
 
+FAULT_EVERY = 40
+"""Steps between the checkpoints of a run that loses a node."""
+
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "allreduce": {},
     "allreduce fp16": {"compress": "fp16"},
@@ -277,7 +280,7 @@ def faults(size: Size) -> None:
     deaths: dict[str, list[Death]] = {}
     for name in size.pick(("allreduce", "diloco"), ("allreduce",)):
         sync = {**STRATEGIES[name]} | ({"every": 10, "warmup": 10} if name == "diloco" else {})
-        deaths[name] = [death(training, sync, checkpoint_every=20) for _ in range(size.pick(3, 1))]
+        deaths[name] = [death(training, sync, checkpoint_every=FAULT_EVERY) for _ in range(size.pick(3, 1))]
     rows = [
         [
             name,
@@ -289,7 +292,11 @@ def faults(size: Size) -> None:
         for name, found in deaths.items()
     ]
     columns = ("strategy", "s until the others went on", "steps done again", "s a step", "s lost in all")
-    table(f"Faults: one node of {NODES} is killed, checkpoints every 20 steps, {LARGE}", columns, rows)
+    table(
+        f"Faults: one node of {NODES} is killed, checkpoints every {FAULT_EVERY} steps, {LARGE}",
+        columns,
+        rows,
+    )
     size.keep("faults", {name: [asdict(one) for one in found] for name, found in deaths.items()})
 
 

@@ -38,7 +38,7 @@ class Death:
 
 
 def death(training: Training, sync: Mapping[str, object], *, checkpoint_every: int) -> Death:
-    """One run, in which node 2 is killed half-way between its second checkpoint and its third."""
+    """One run, in which node 2 is killed when three quarters of the way from its first checkpoint to its second are done."""
     settings = {"train.steps": 1_000_000, "train.checkpoint_every": checkpoint_every, "train.log_every": 1}
     settings |= {f"sync.{key}": value for key, value in sync.items()}
     with ExitStack() as stack:
@@ -48,14 +48,12 @@ def death(training: Training, sync: Mapping[str, object], *, checkpoint_every: i
         clones = [_clone(training, number) for number in range(NODES)]
         for number in range(NODES):
             _start(training, nodes, number, clones[number], settings)
-        events = _await(clones[0], lambda events: events[-1].step >= 2.5 * checkpoint_every)
+        events = _await(clones[0], lambda events: events[-1].step >= 1.75 * checkpoint_every)
         _kill(nodes[2])
         after = _await(clones[0], lambda events: any(event.change for event in events))
     change = next(event.change for event in after if event.change)
     first, *_, last = [event for event in events if event.loss is not None and event.step > checkpoint_every]
-    step_seconds = (last.time - first.time) / (
-        last.step - first.step
-    )  # a line of the log may be of many steps
+    step_seconds = (last.time - first.time) / (last.step - first.step)  # a line may be of many steps
     return Death(change["seconds"], int(change["lost_at"] - change["from"]), step_seconds)
 
 

@@ -13,12 +13,12 @@ from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
 from git_gru.train.architecture import check_same, check_task
 from git_gru.train.corpus import VALIDATION, prepare
-from git_gru.train.engine import validate
 from git_gru.train.evaluations import Evaluation
 from git_gru.train.models import known_architecture, open_model
 from git_gru.train.naming import name_model
 from git_gru.train.plan import read_recipe
 from git_gru.train.processes import worker_threads
+from git_gru.train.validation import validate
 from git_gru.train.world import World, choose_device
 
 

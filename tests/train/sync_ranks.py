@@ -21,13 +21,14 @@ import torch._dynamo  # DistributedDataParallel imports it, which takes seconds:
 
 from git_gru.train.architecture import architecture_of
 from git_gru.train.corpus.text import Windows
-from git_gru.train.engine import build_optimizer, validate
+from git_gru.train.engine import build_optimizer
 from git_gru.train.recipe import ModelRecipe, SyncRecipe, TrainRecipe
 from git_gru.train.sharding import share
 from git_gru.train.state import State
 from git_gru.train.sync import build_strategy
 from git_gru.train.tasks import task_of
 from git_gru.train.tasks.language_model import TextSamples
+from git_gru.train.validation import validate
 from git_gru.train.world import World, join
 
 STEPS, MIDDLE = 11, 7
