@@ -54,17 +54,16 @@ class Outcome:
 
 
 def tuned(training: Training, variant: Variant, rates: Sequence[float], steps: int) -> float:
-    """The learning rate with the lowest loss; where that is at an end of `rates`, the search goes on there."""
+    """The learning rate with the lowest loss: among `rates`, beyond their ends where the lowest is at one, and then half a
+    step (√2) to each side of it.
+    """
     tried = {lr: _loss(training, variant, lr, steps, SWEEP_SEED) for lr in rates}
-    while True:
-        best = min(tried, key=lambda lr: tried[lr])
-        if best == max(tried):
-            further = best * 2
-        elif best == min(tried):
-            further = best / 2
-        else:
-            return best
+    while (best := min(tried, key=lambda lr: tried[lr])) in (max(tried), min(tried)):
+        further = best * 2 if best == max(tried) else best / 2
         tried[further] = _loss(training, variant, further, steps, SWEEP_SEED)
+    for near in (best / math.sqrt(2), best * math.sqrt(2)):
+        tried[near] = _loss(training, variant, near, steps, SWEEP_SEED)
+    return min(tried, key=lambda lr: tried[lr])
 
 
 def outcomes(
