@@ -1,7 +1,7 @@
 """Accuracy: the validation loss of each strategy with four workers beside that of one worker, at equal samples.
 
-Every variant, the one worker too, has its own learning rate, found by runs of half the length on a seed that is not among those
-compared. Differences are paired by seed, which fixes first weights and the order of samples.
+Every variant, the one worker too, has its own learning rate, found on a seed that is not among those compared (in runs as long as
+those: DiLoCo's best rate falls with the length). Differences are paired by seed, which fixes first weights and the order of samples.
 """
 
 import math
@@ -72,7 +72,7 @@ def outcomes(
     """Every variant, tuned and then run with as many seeds."""
     training, found = Training(folder, model), {}
     for variant in variants:
-        lr = tuned(training, variant, rates, steps // 2)
+        lr = tuned(training, variant, rates, steps)
         losses = [_loss(training, variant, lr, steps, seed) for seed in range(seeds)]
         base = found[variant.against].losses if variant.against in found else losses
         percent, half = paired([100 * (own / other - 1) for own, other in zip(losses, base, strict=True)])
