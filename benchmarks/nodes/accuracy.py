@@ -1,7 +1,8 @@
 """Accuracy: the validation loss of each strategy with four workers beside that of one worker, at equal samples.
 
-Every variant, the one worker too, has its own learning rate, found on a seed that is not among those compared (in runs as long as
-those: DiLoCo's best rate falls with the length). Differences are paired by seed, which fixes first weights and the order of samples.
+Every variant, the one worker too, has its own learning rate, found on a seed that is not among those compared (in runs as long
+as those: DiLoCo's best rate falls with the length). Differences are paired by seed, which fixes first weights and the order of
+samples.
 """
 
 import math
