@@ -9,7 +9,10 @@ gathers are the steps that Adam would take by the rank's own gradients, which it
 
                                                u ← β₁ · u + (1 − β₁) · g,   s ← β₂ · s + (1 − β₂) · g²
                                                v ← v + û / √(ŝ / W)       (û, ŝ: without their bias towards zero)
-                                               send the k largest of |v|; there v ← 0
+                                               r ← r + g
+                                               send v for the k largest of |v · r|; there v ← 0 and r ← 0
+
+(v · r is what a step by v takes off the loss, to first order. Adam's steps alone are of one size, whether noise or not.)
 
 (An optimizer behind the exchange would see zeros with a large number now and then, and take its squares from that. Gradients of a
 W-th of the batch are noise above all, so √W times as large as those of the whole: hence / W, and the learning rate is AdamW's.)
@@ -56,6 +59,7 @@ class Largest:
             own["velocity"] = torch.zeros_like(like)
         if self._is_adam:
             own["squares"] = torch.zeros_like(like)
+            own["raw"] = torch.zeros_like(like)
             # not the run's: what goes on with another number of workers begins anew
             own["steps"] = torch.zeros((), dtype=torch.int64)
         self.own: Mapping[str, torch.Tensor] = own
@@ -67,11 +71,11 @@ class Largest:
     def mean(self, gradients: torch.Tensor, share: float, step: int) -> torch.Tensor:
         """Σ `share` · what each rank sends in `step`, from 1; `gradients` may be overwritten."""
         self._gathered += self._adam_step(gradients) if self._is_adam else self._velocity(gradients)
-        places = self._places(density(self._recipe, step))
+        places = self._places(self._worth(), density(self._recipe, step))
         message, said = packed(self._gathered[places], places, len(self._gathered))
         self._gathered[places] -= said
-        if not self._is_adam and "velocity" in self.own:
-            self.own["velocity"][places] = 0
+        for name in ("raw",) if self._is_adam else self.own.keys() & {"velocity"}:
+            self.own[name][places] = 0
         return self._summed(message, len(places), share)
 
     def _velocity(self, gradients: torch.Tensor) -> torch.Tensor:
@@ -87,17 +91,22 @@ class Largest:
         """What Adam would step by, of this rank's gradients."""
         beta1, beta2 = self._train.beta1, self._train.beta2
         step = int(self.own["steps"].add_(1))
+        self.own["raw"].add_(gradients)
         mean = self.own["velocity"].mul_(beta1).add_(gradients, alpha=1 - beta1)
         squares = self.own["squares"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
         sizes = (squares / ((1 - beta2**step) * self._wire.size)).sqrt_().add_(_TINY)
         return mean / sizes.mul_(1 - beta1**step)
 
-    def _places(self, density: float) -> torch.Tensor:
-        """Where the largest stand, as many in each parameter as its size asks for: int64 [sent], ascending. Their number
-        follows from the density, so all ranks send the same number.
+    def _worth(self) -> torch.Tensor:
+        """By the size of what it is chosen what is sent."""
+        return self._gathered * self.own["raw"] if self._is_adam else self._gathered
+
+    def _places(self, worth: torch.Tensor, density: float) -> torch.Tensor:
+        """Where the largest of `worth` stand, as many in each parameter as its size asks for: int64 [sent], ascending. Their
+        number follows from the density, so all ranks send the same number.
         """
         found, first = [], 0
-        for part in torch.split(self._gathered, self._sizes):
+        for part in torch.split(worth, self._sizes):
             count = max(1, round(len(part) * density))
             found.append(largest(part, count).sort().values + first)
             first += len(part)
