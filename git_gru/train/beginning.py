@@ -6,9 +6,12 @@ import importlib.util
 import os
 import platform
 import secrets
+import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
+from typing import Any
 
 from git_gru.errors import InputError
 from git_gru.git.attributes import with_filter
@@ -16,6 +19,7 @@ from git_gru.git.commits import snapshot_dirty
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
 from git_gru.git.run_refs import record_ref, source_ref
+from git_gru.runs.record import RunRecord, RunState
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -41,6 +45,19 @@ class Beginning:
     def ref(self) -> str:
         """The full name of the run's branch."""
         return f"refs/heads/{self.branch}"
+
+    def record(self, **fields: Any) -> RunRecord:
+        """The record of the run as it begins, in this process; `fields` are those of `RunRecord` that the trainer knows."""
+        return RunRecord(
+            id=self.run,
+            state=RunState.RUNNING,
+            started=time.time(),
+            source=self.source,
+            dirty=self.dirty,
+            branch=self.branch,
+            **this_process(),
+            **fields,
+        )
 
 
 @contextlib.contextmanager
@@ -82,6 +99,11 @@ def is_tracked(repo: Repository, path: str) -> bool:
 def track_hint(path: str) -> str:
     """What to do about a path that is not tracked."""
     return f"Run: git gru track '{path}' (or a pattern such as '*.safetensors'), then commit .gitattributes."
+
+
+def this_process() -> dict[str, Any]:
+    """The fields of a run's record that say where its launcher is."""
+    return {"environment": environment(), "host": socket.gethostname(), "pid": os.getpid()}
 
 
 def environment() -> dict[str, str]:

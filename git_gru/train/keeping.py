@@ -1,8 +1,5 @@
 """The record of a run while it goes on: kept by the launcher alone, written at every commit and at the end. Free of torch."""
 
-import os
-import socket
-import time
 from dataclasses import replace
 
 from git_gru.errors import GruError
@@ -10,7 +7,6 @@ from git_gru.git.repository import Repository
 from git_gru.git.run_refs import write_record
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import Checkpoint, RunRecord, RunState
-from git_gru.train.beginning import environment
 from git_gru.train.failures import collect_logs
 from git_gru.train.job import Job
 from git_gru.train.plan import Plan
@@ -49,13 +45,7 @@ class Keeper:
 
 def first_record(plan: Plan) -> RunRecord:
     """The record of a run that begins."""
-    return RunRecord(
-        id=plan.run,
-        state=RunState.RUNNING,
-        started=time.time(),
-        source=plan.source,
-        dirty=plan.dirty,
-        branch=plan.branch,
+    return plan.record(
         here=plan.here,
         push=plan.push,
         model=plan.recipe.model.path,
@@ -66,9 +56,6 @@ def first_record(plan: Plan) -> RunRecord:
         nproc=plan.recipe.launch.nproc,
         seed=plan.recipe.train.seed,
         steps=plan.recipe.train.steps,
-        environment=environment(),
-        host=socket.gethostname(),
-        pid=os.getpid(),
     )
 
 

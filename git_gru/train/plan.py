@@ -55,8 +55,8 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """A run that may start. `source` is the full id of the commit that it starts from; `branch` is where it commits.
+class Plan(Beginning):
+    """A run that may start.
 
     `here` is the branch to be fast-forwarded at the end, if any. `model` is the model in the source commit, if any, and `known`
     its architecture, if it says one. `before` is the record of the run that goes on with this, None for a new one, and `start`
@@ -64,10 +64,6 @@ class Plan:
     `nodes` are its machines, None for this one alone; this one is node 0.
     """
 
-    run: str
-    source: str
-    dirty: bool
-    branch: str
     here: str | None
     recipe_path: str
     recipe: Recipe
@@ -78,11 +74,6 @@ class Plan:
     start: Start | None = None
     push: str | None = None
     nodes: Nodes | None = None
-
-    @property
-    def ref(self) -> str:
-        """The full name of the run's branch."""
-        return f"refs/heads/{self.branch}"
 
 
 def require_torch() -> None:

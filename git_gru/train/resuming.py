@@ -5,7 +5,6 @@
 A run without a checkpoint begins again at its source. A run of several machines is resumed where its record is: on node 0.
 """
 
-import os
 import shutil
 import socket
 import time
@@ -20,7 +19,7 @@ from git_gru.git.run_refs import METRICS_FILE, find_run, read_metrics_log, read_
 from git_gru.git.run_states import read_states
 from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import RunRecord, RunState
-from git_gru.train.beginning import environment
+from git_gru.train.beginning import this_process
 from git_gru.train.following import Watcher
 from git_gru.train.launch import run_held
 from git_gru.train.nodes import Nodes
@@ -118,9 +117,7 @@ def plan_resume(
         overrides=(*record.overrides, *overrides),
         nproc=recipe.launch.nproc,
         nodes=1,
-        environment=environment(),
-        host=socket.gethostname(),
-        pid=os.getpid(),
+        **this_process(),
     )
     _renew_folder(repo, record)
     return Plan(

@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 import traceback
@@ -37,8 +36,8 @@ from git_gru.git.run_folders import LAUNCHER, STOP, hold, run_folder
 from git_gru.git.run_refs import METRICS_FILE, write_record
 from git_gru.git.sources import push_urls
 from git_gru.runs.metrics import VALIDATION_PREFIX, Event, EventWriter, last_validation, parse_events
-from git_gru.runs.record import Checkpoint, Failure, RunRecord, RunState
-from git_gru.train.beginning import Beginning, beginning, environment, is_tracked, track_hint
+from git_gru.runs.record import Checkpoint, Failure, RunState
+from git_gru.train.beginning import Beginning, beginning, is_tracked, track_hint
 from git_gru.train.copies import nonfinite_names, snapshot_of
 from git_gru.train.recipe import is_path_inside
 from git_gru.train.recorder import CommitRecorder, Destination
@@ -134,13 +133,7 @@ class Run:
     def _open(self, repo: Repository, begun: Beginning) -> None:
         folder = self._folder = run_folder(repo, begun.run)
         model = models_at(repo, begun.source).get(self.path)
-        self._record = RunRecord(
-            id=begun.run,
-            state=RunState.RUNNING,
-            started=time.time(),
-            source=begun.source,
-            dirty=begun.dirty,
-            branch=begun.branch,
+        self._record = begun.record(
             push=self._push,
             model=self.path,
             parent_model=None if model is None else model.digest,
@@ -149,9 +142,6 @@ class Run:
             nproc=int(os.environ.get("WORLD_SIZE", "1")),
             seed=None,
             steps=self._steps,
-            environment=environment(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
             trainer=Path(sys.argv[0]).name or "python",
         )
         destination = Destination(
