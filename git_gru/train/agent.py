@@ -16,7 +16,7 @@ from typing import Any
 from git_gru.errors import GruError
 from git_gru.train.job import Job
 from git_gru.train.nodes import LOOPBACK, JoinError, interface_of
-from git_gru.train.processes import die_with_parent
+from git_gru.train.processes import collector_off, die_with_parent
 
 AGENT_VARIABLE = "GIT_GRU_AGENT"
 """Tells a worker the agent's process id."""
@@ -31,10 +31,11 @@ def main() -> int:
     )  # a scheduler's, of all processes: the launcher sees to it
     job = Job.read(Path(job_file))
     os.environ.update(_variables(job, threads))
-    from torch.distributed import run
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    with collector_off():
+        from torch.distributed import run
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    from git_gru.train import rendezvous
+        from git_gru.train import rendezvous
 
     descriptor = int(listener[0]) if listener else None
     rendezvous.register(job.generation, descriptor, job.recipe.launch.join_timeout)
@@ -82,6 +83,8 @@ def _variables(job: Job, threads: str) -> dict[str, str]:
     }
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     interface = interface_of(job.generation.address) if job.generation is not None else loopback
+    if "TORCH_CPP_LOG_LEVEL" not in os.environ:
+        variables["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # it warns of every address without a name
     if interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
         variables["GLOO_SOCKET_IFNAME"] = interface
     return variables

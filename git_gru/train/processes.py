@@ -1,10 +1,13 @@
-"""What concerns processes: when they end (no orphan trains on after `kill -9`; a scheduler's signal leaves time), threads."""
+"""What concerns processes: how they start and end (no orphan trains on after `kill -9`; a signal leaves time), threads."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from git_gru.train.recipe import LaunchRecipe
 
@@ -20,6 +23,17 @@ def worker_threads(recipe: LaunchRecipe) -> int:
         return recipe.threads
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // recipe.nproc)
+
+
+@contextmanager
+def collector_off() -> Iterator[None]:
+    """For imports of torch, whose modules stay for good: looking through them again and again takes a fifth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def die_with_parent(parent: int, sign: signal.Signals) -> None:

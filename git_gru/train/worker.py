@@ -1,5 +1,6 @@
 """A worker's process, started by `torch.distributed.run`: `python -m git_gru.train.worker JOB`."""
 
+import importlib
 import os
 import signal
 import socket
@@ -7,7 +8,7 @@ import sys
 from pathlib import Path
 
 from git_gru.train.agent import AGENT_VARIABLE
-from git_gru.train.processes import die_with_parent, end_only_by
+from git_gru.train.processes import collector_off, die_with_parent, end_only_by
 
 
 def main() -> None:
@@ -18,7 +19,9 @@ def main() -> None:
         signal.SIGINT, signal.SIG_DFL
     )  # the agent's way to end the workers at once, wherever they are
     end_only_by(agent)
-    from torch.distributed.elastic.multiprocessing.errors import record
+    with collector_off():
+        importlib.import_module("torch._dynamo")  # every optimizer does
+        from torch.distributed.elastic.multiprocessing.errors import record
 
     record(train)(Path(sys.argv[1]))
 

@@ -6,6 +6,7 @@ hooks; eight bits and the largest gradients alone are `compressed`'s.
 
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,9 +48,12 @@ class AllReduce:
         # PowerSGD sends twice for each bucket, the second time from another thread: of several buckets the order of sending
         # could differ between ranks, and gloo would mix them up
         bucket = sys.maxsize >> 24 if recipe.compress == "powersgd" else None
-        wrapped = DistributedDataParallel(
-            network, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket
-        )
+        with warnings.catch_warnings():
+            # newer versions of torch have another argument for it, which lets buffers be sent at the start
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            wrapped = DistributedDataParallel(
+                network, broadcast_buffers=False, gradient_as_bucket_view=True, bucket_cap_mb=bucket
+            )
         if recipe.compress == "fp16":
             wrapped.register_comm_hook(None, fp16_compress_hook)
             self._number_bytes = 2
