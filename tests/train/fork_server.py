@@ -1,20 +1,24 @@
 """A process that has imported torch and forks workers: a run of real workers without the seconds that each import takes.
 
-Reads `start JOB RANK SIZE PORT` and `wait PID` from stdin, a line each; answers with a process id, an exit status. What it has
-started ends with it.
+Once everything is imported it prints its own process id; then it reads `start JOB RANK SIZE PORT` and `wait PID` from stdin, a line each,
+and answers with a process id, an exit status. What it has started ends with it.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
 
-import torch
-import torch._dynamo
-import torch.distributed
-
-import git_gru.train.recorder
 from git_gru.train import worker
 from git_gru.train.processes import die_with_parent
+
+IMPORTED = (
+    "torch._dynamo",  # optimizers and DistributedDataParallel import it, which takes seconds
+    "git_gru.train.agreement",
+    "git_gru.train.engine",
+    "git_gru.train.tasks.language_model",
+    "numpy.ma",  # numpy's median does
+)
 
 
 def start(job: str, rank: str, size: str, port: str) -> int:
@@ -50,6 +54,9 @@ def start(job: str, rank: str, size: str, port: str) -> int:
 
 def main() -> None:
     """Serves until stdin ends."""
+    for name in IMPORTED:
+        importlib.import_module(name)
+    print(os.getpid(), flush=True)
     for line in sys.stdin:
         verb, *arguments = line.split()
         if verb == "start":
@@ -58,10 +65,6 @@ def main() -> None:
             answer = os.waitstatus_to_exitcode(os.waitpid(int(arguments[0]), 0)[1])
         print(answer, flush=True)
 
-
-assert git_gru.train.recorder
-assert torch.distributed.is_available()
-assert torch._dynamo  # DistributedDataParallel imports it, which takes seconds
 
 if __name__ == "__main__":
     main()

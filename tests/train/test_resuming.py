@@ -49,6 +49,9 @@ class Forks:
     def __init__(self) -> None:
         command = [sys.executable, str(Path(__file__).with_name("fork_server.py"))]
         self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._answer() == self._server.pid, (
+            "else the first run would take the seconds of the imports, too"
+        )
 
     def start(self, job: Path, size: int) -> list[int]:
         """Starts all workers of a job; their process ids by rank."""
@@ -62,8 +65,11 @@ class Forks:
 
     def _ask(self, line: str) -> int:
         assert self._server.stdin is not None
-        assert self._server.stdout is not None
         print(line, file=self._server.stdin, flush=True)
+        return self._answer()
+
+    def _answer(self) -> int:
+        assert self._server.stdout is not None
         return int(self._server.stdout.readline())
 
     def close(self) -> None:
