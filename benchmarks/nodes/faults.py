@@ -5,13 +5,11 @@ everything on it) between two checkpoints; what is lost is the time until the ot
 checkpoint, or since the end of a round, which they do again.
 """
 
-import os
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +42,12 @@ def death(training: Training, sync: Mapping[str, object], *, checkpoint_every: i
     with ExitStack() as stack:
         nodes = stack.enter_context(network(NODES, Link()))
         for node in nodes:
-            stack.callback(_kill, node)
+            stack.callback(node.kill)
         clones = [_clone(training, number) for number in range(NODES)]
         for number in range(NODES):
             _start(training, nodes, number, clones[number], settings)
         events = _await(clones[0], lambda events: events[-1].step >= 1.75 * checkpoint_every)
-        _kill(nodes[2])
+        nodes[2].kill()
         after = _await(clones[0], lambda events: any(event.change for event in events))
     change = next(event.change for event in after if event.change)
     first, *_, last = [event for event in events if event.loss is not None and event.step > checkpoint_every]
@@ -95,12 +93,3 @@ def _await(clone: Path, wanted: Callable[[list[Event]], bool]) -> list[Event]:
                 return events
         time.sleep(0.1)
     raise SystemExit("the run did not get where it should")
-
-
-def _kill(node: Node) -> None:
-    found = subprocess.run(
-        ["ip", "netns", "pids", node.namespace], capture_output=True, text=True, check=True
-    )
-    for pid in found.stdout.split():
-        with suppress(ProcessLookupError):
-            os.kill(int(pid), signal.SIGKILL)

@@ -15,7 +15,7 @@ import struct
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,6 +49,20 @@ class Node:
         """What stands before a command that is to run there."""
         return ("ip", "netns", "exec", self.namespace)
 
+    def cut(self) -> None:
+        """Takes its cable out."""
+        _ip(f"-n {self.namespace} link set {INTERFACE} down")
+
+    def mend(self) -> None:
+        """Puts it in again."""
+        _ip(f"-n {self.namespace} link set {INTERFACE} up")
+
+    def kill(self) -> None:
+        """`kill -9` of everything on it."""
+        for pid in _ip(f"netns pids {self.namespace}").split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+
 
 @dataclass(frozen=True)
 class Link:
@@ -73,15 +87,15 @@ def sent_bytes() -> int:
 
 @contextmanager
 def network(count: int, link: Link) -> Iterator[Sequence[Node]]:
-    """`count` nodes, gone again afterwards. Needs root."""
+    """`count` nodes, gone again afterwards. Needs root: raises `SystemExit` with a sentence where namespaces cannot be made."""
     prefix = f"gru{os.getpid()}"
     nodes = [Node(f"{prefix}n{number}", f"10.88.0.{number + 1}") for number in range(count)]
     with ExitStack() as stack:
         for name in [node.namespace for node in nodes] + [f"{prefix}s"]:
-            _ip("netns", "add", name)
-            stack.callback(_ip, "netns", "delete", name)
+            _ip(f"netns add {name}")
+            stack.callback(_ip, f"netns delete {name}")
         for node in nodes:
-            _ip("-n", node.namespace, "link", "set", "lo", "up")
+            _ip(f"-n {node.namespace} link set lo up")
         if link.delay:
             stack.enter_context(_relay(nodes, link))
         else:
@@ -90,33 +104,23 @@ def network(count: int, link: Link) -> Iterator[Sequence[Node]]:
 
 
 def _bridge(switch: str, nodes: Sequence[Node], link: Link) -> None:
-    _ip("-n", switch, "link", "add", "bridge0", "type", "bridge")
-    _ip("-n", switch, "link", "set", "bridge0", "up")
+    _ip(f"-n {switch} link add bridge0 type bridge")
+    _ip(f"-n {switch} link set bridge0 up")
     for number, node in enumerate(nodes):
-        peer = f"port{number}"
-        _ip(
-            "-n",
-            switch,
-            "link",
-            "add",
-            peer,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            INTERFACE,
-            "netns",
-            node.namespace,
-        )
-        _ip("-n", switch, "link", "set", peer, "master", "bridge0", "up")
-        _ip("-n", node.namespace, "address", "add", f"{node.address}/24", "dev", INTERFACE)
-        _ip("-n", node.namespace, "link", "set", INTERFACE, "up")
+        port = f"port{number}"
+        _ip(f"-n {switch} link add {port} type veth peer name {INTERFACE} netns {node.namespace}")
+        _ip(f"-n {switch} link set {port} master bridge0 up")
+        _connect(node)
         if link.mbit is not None:
-            for namespace, interface in ((node.namespace, INTERFACE), (switch, peer)):
-                _run(
-                    *("tc", "-n", namespace, "qdisc", "add", "dev", interface, "root", "tbf"),
-                    *("rate", f"{link.mbit:g}mbit", "burst", "64k", "latency", "50ms"),
-                )
+            for namespace, interface in ((node.namespace, INTERFACE), (switch, port)):
+                limit = f"tbf rate {link.mbit:g}mbit burst 64k latency 50ms"
+                _run(f"tc -n {namespace} qdisc add dev {interface} root {limit}")
+
+
+def _connect(node: Node) -> None:
+    """Gives its interface the address."""
+    _ip(f"-n {node.namespace} address add {node.address}/24 dev {INTERFACE}")
+    node.mend()
 
 
 @contextmanager
@@ -135,8 +139,8 @@ def _relay(nodes: Sequence[Node], link: Link) -> Iterator[None]:
         ctypes.CDLL(None).setns(here, _CLONE_NEWNET)
         os.close(here)
     for node in nodes:
-        _ip("-n", node.namespace, "address", "add", f"{node.address}/24", "dev", INTERFACE)
-        _ip("-n", node.namespace, "link", "set", INTERFACE, "mtu", str(_RELAY_MTU), "up")
+        _ip(f"-n {node.namespace} link set {INTERFACE} mtu {_RELAY_MTU}")
+        _connect(node)
     pid = os.fork()
     if pid == 0:
         try:
@@ -182,11 +186,16 @@ def _carry(devices: dict[bytes, int], link: Link) -> None:
                 heapq.heappush(under_way, (free[key.fd] + link.delay, count, target, packet))
 
 
-def _ip(*arguments: str) -> None:
-    _run("ip", *arguments)
+def _ip(words: str) -> str:
+    return _run(f"ip {words}")
 
 
-def _run(*command: str) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def _run(words: str) -> str:
+    """What the command prints."""
+    try:
+        done = subprocess.run(words.split(), capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise SystemExit(f"{words}: no such program (it comes with the package iproute2)") from None
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()} (namespaces need root)")
+        raise SystemExit(f"{words}: {done.stderr.strip()} (namespaces need root)")
+    return done.stdout

@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.nodes.network import Link, Node, network
 
 RECIPE = """
 [model]
@@ -77,98 +79,18 @@ class Project:
         ]
 
 
-class Network:
-    """A network of namespaces: `count` hosts at one switch; host `number` is 10.213.0.`number + 1`."""
-
-    def __init__(self, mark: str, count: int) -> None:
-        self._switch = f"gru{mark}-s"
-        self._hosts = [f"gru{mark}-{number}" for number in range(count)]
-        self._cables = [f"gru{mark}v{number}" for number in range(count)]
-
-    def open(self) -> bool:
-        """Makes it; False where that is not allowed."""
-        if not all(self._ip("netns", "add", name) for name in (self._switch, *self._hosts)):
-            return False
-        switch = ("-n", self._switch, "link")
-        assert self._ip(*switch, "add", "bridge", "type", "bridge")
-        assert self._ip(*switch, "set", "bridge", "up")
-        for number, (host, cable) in enumerate(zip(self._hosts, self._cables, strict=True)):
-            far = f"port{number}"
-            assert self._ip(
-                "link",
-                "add",
-                cable,
-                "netns",
-                host,
-                "type",
-                "veth",
-                "peer",
-                "name",
-                far,
-                "netns",
-                self._switch,
-            )
-            assert self._ip(*switch, "set", far, "master", "bridge", "up")
-            assert self._ip("-n", host, "addr", "add", f"{self.address(number)}/24", "dev", cable)
-            assert self._ip("-n", host, "link", "set", cable, "up")
-            assert self._ip("-n", host, "link", "set", "lo", "up")
-        return True
-
-    @staticmethod
-    def address(number: int) -> str:
-        """Of a host."""
-        return f"10.213.0.{number + 1}"
-
-    def within(self, number: int) -> tuple[str, ...]:
-        """What stands before a command that a host is to run."""
-        return ("ip", "netns", "exec", self._hosts[number])
-
-    def cut(self, number: int) -> None:
-        """Takes the cable of a host out."""
-        assert self._ip("-n", self._hosts[number], "link", "set", self._cables[number], "down")
-
-    def mend(self, number: int) -> None:
-        """Puts it in again."""
-        assert self._ip("-n", self._hosts[number], "link", "set", self._cables[number], "up")
-
-    def kill(self, number: int) -> None:
-        """`kill -9` of everything on a host."""
-        found = subprocess.run(
-            ["ip", "netns", "pids", self._hosts[number]], capture_output=True, text=True, check=True
-        )
-        for pid in found.stdout.split():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(int(pid), signal.SIGKILL)
-
-    def close(self) -> None:
-        """Takes it down."""
-        for name in (*self._hosts, self._switch):
-            self._ip("netns", "del", name)
-
-    @staticmethod
-    def _ip(*words: str) -> bool:
-        try:
-            return subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
-        except FileNotFoundError:
-            return False
-
-
 @pytest.fixture
-def new_network() -> Iterator[Callable[[int], Network]]:
-    """`Network` of so many hosts, open."""
-    made: list[Network] = []
+def new_network() -> Iterator[Callable[[int], Sequence[Node]]]:
+    """`new_network(count)`: so many hosts at one switch, as network namespaces."""
+    with contextlib.ExitStack() as stack:
 
-    def make(count: int) -> Network:
-        made.append(Network(f"{os.getpid() % 100_000}", count))
-        if not made[0].open():
-            pytest.skip(
-                "network namespaces are not allowed here; the tests on the loopback interface run anyway"
-            )
-        return made[0]
+        def make(count: int) -> Sequence[Node]:
+            try:
+                return stack.enter_context(network(count, Link()))
+            except SystemExit as refused:
+                pytest.skip(f"{refused}; the tests on the loopback interface run anyway")
 
-    yield make
-    for network in made:
-        network.close()
+        yield make
 
 
 def wait_for(condition: Callable[[], object], *, seconds: float = 90) -> None:

@@ -1,7 +1,7 @@
 """A process that has imported torch and forks workers: a run of real workers without the seconds that each import takes.
 
-Once everything is imported it prints its own process id; then it reads `start JOB RANK SIZE PORT` and `wait PID` from stdin, a line each,
-and answers with a process id, an exit status. What it has started ends with it.
+Once everything is imported it prints its own process id; then it reads `start JOB RANK SIZE PORT` and `wait PID` from stdin, a
+line each, and answers with a process id, an exit status. What it has started ends with it.
 """
 
 import importlib

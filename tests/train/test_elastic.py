@@ -6,13 +6,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.http_hub import new_hub
+from benchmarks.nodes.network import Node
 from git_gru.runs.metrics import Event, parse_events
 from git_gru.train.round_snapshots import SNAPSHOT_FILE, read_snapshot
 
@@ -40,20 +41,20 @@ LONG = (
 class Cluster:
     """Two nodes, or three, and a hub, over smart HTTP. Node 0 keeps the run."""
 
-    def __init__(self, network: Any, url: str, folder: Path, at: Any) -> None:
-        self.network, self._url = network, url
+    def __init__(self, hosts: Sequence[Node], url: str, folder: Path, at: Any) -> None:
+        self.hosts, self._url = hosts, url
         self.works = {number: at(folder / f"node-{number}") for number in NODES}
 
     def clone(self, number: int, *options: str) -> None:
         """Makes a node's clone anew, without the models' contents."""
         path = self.works[number].path
         subprocess.run(["rm", "-rf", str(path)], check=True)
-        command = [*self.network.within(number), "git", "clone", "-q", *options, self._url, str(path)]
+        command = [*self.hosts[number].command, "git", "clone", "-q", *options, self._url, str(path)]
         subprocess.run(command, check=True, env={**os.environ, "GIT_GRU_SKIP_SMUDGE": "1"})
 
     def start(self, number: int, *words: str, nnodes: str = "1:2") -> Process:
         """A node's command."""
-        nodes = ("--nnodes", nnodes, "--rdzv-endpoint", f"{self.network.address(0)}:29400")
+        nodes = ("--nnodes", nnodes, "--rdzv-endpoint", f"{self.hosts[0].address}:29400")
         first = ("--node-rank", "0") if number == 0 else ()
         quick = (
             "--set",
@@ -63,7 +64,7 @@ class Cluster:
             "--set",
             "launch.join_timeout=60",
         )
-        command = (*self.network.within(number), sys.executable, "-m", "git_gru", "train")
+        command = (*self.hosts[number].command, sys.executable, "-m", "git_gru", "train")
         return subprocess.Popen(
             [*command, *nodes, *first, "--nproc", "1", *quick, *words],
             cwd=self.works[number].path,
@@ -98,11 +99,6 @@ class Cluster:
         assert losses[-1] < losses[0]
 
 
-@pytest.fixture
-def network(new_network: Any) -> Any:
-    return new_network(4)
-
-
 def commit_models(project: Any) -> None:
     """The model that the recipe trains, and one that it has nothing to do with."""
     import numpy as np
@@ -122,22 +118,23 @@ def commit_models(project: Any) -> None:
 
 
 @pytest.fixture
-def cluster(project: Any, network: Any, tmp_path: Path, at: Any) -> Iterator[Cluster]:
+def cluster(project: Any, new_network: Any, tmp_path: Path, at: Any) -> Iterator[Cluster]:
     """Node 1's clone is shallow, and older than the commit that is trained, which holds its model and another one."""
+    hosts = new_network(4)
     hub = new_hub(tmp_path / "hubs" / "hub.git")
-    script = (sys.executable, "-m", "benchmarks.http_hub", str(hub.parent), network.address(HUB))
-    words = [*network.within(HUB), *script]
+    script = (sys.executable, "-m", "benchmarks.http_hub", str(hub.parent), hosts[HUB].address)
+    words = [*hosts[HUB].command, *script]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=TOP) as server:
         assert server.stdout is not None
-        cluster = Cluster(network, f"{server.stdout.readline().strip()}/hub.git", tmp_path, at)
+        cluster = Cluster(hosts, f"{server.stdout.readline().strip()}/hub.git", tmp_path, at)
         project.git("push", "-q", str(hub), "HEAD:main")
         cluster.clone(1, "--depth", "1")
         commit_models(project)
         project.git("push", "-q", str(hub), "HEAD:main")
         cluster.clone(0)
         yield cluster
-        for number in (*NODES, HUB):
-            network.kill(number)
+        for host in hosts:
+            host.kill()
 
 
 def ended(process: Process) -> tuple[int, str]:
@@ -152,12 +149,12 @@ def test_a_node_that_is_killed_and_one_that_comes_back(cluster: Cluster, waiting
     assert (first.poll(), second.poll()) == (None, None)
     store = cluster.works[1].path / ".git/gru/store.git"
     assert sum(path.stat().st_size for path in store.rglob("*") if path.is_file()) < 500_000, "only its model"
-    cluster.network.kill(1)
+    cluster.hosts[1].kill()
     waiting(cluster.changes)
     (lost,) = cluster.changes()
     (change,) = [event.change for event in cluster.events() if event.change]
     found = re.fullmatch(
-        r"node 1 \(.*, 10\.213\.0\.2\) was lost at step (\d+) \(the connection (was closed|broke.*)\); "
+        rf"node 1 \(.*, {re.escape(cluster.hosts[1].address)}\) was lost at step (\d+) \(the connection (was closed|broke.*)\); "
         r"went on with 1 node from step (\d+) after \d+\.\d s",
         lost,
     )
@@ -188,13 +185,13 @@ def test_a_cut_cable_and_a_node_0_that_is_killed_and_resumed(cluster: Cluster, w
     sync = ("--set", "sync.strategy=diloco", "--set", "sync.warmup=2", "--set", "sync.every=2")
     first, second = cluster.start(0, *LONG, *sync), cluster.start(1)
     waiting(lambda: cluster.commits_after(3) or first.poll() is not None)
-    cluster.network.cut(1)
+    cluster.hosts[1].cut()
     waiting(lambda: len(cluster.changes()) == 1)
     assert "nothing was heard of it for 3 seconds (launch.lost_after)" in cluster.changes()[0]
-    cluster.network.mend(1)
+    cluster.hosts[1].mend()
     waiting(lambda: len(cluster.changes()) == 2)
     assert "joined; went on with 2 nodes" in cluster.changes()[1]
-    cluster.network.kill(0)
+    cluster.hosts[0].kill()
     first.wait()
     (run,) = json.loads(cluster.works[0].gru("runs", "list", "--json").stdout)["runs"]
     assert run["state"] == "failed"
@@ -240,7 +237,7 @@ def test_a_lost_node_costs_no_more_than_since_a_round_where_nodes_train_by_thems
 
     waiting(lambda: kept() > made.step)
     before = kept()
-    cluster.network.kill(3)
+    cluster.hosts[3].kill()
     waiting(lambda: len(cluster.changes()) == 2)
     change = [event.change for event in cluster.events() if event.change][-1]
     assert change["nodes"] == 2

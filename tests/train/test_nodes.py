@@ -242,14 +242,15 @@ def test_a_node_that_dies_ends_the_run_and_what_was_committed_stays(pair: Pair, 
 def test_nodes_with_a_network_between_them_and_a_cut_cable(
     pair: Pair, new_network: Any, waiting: Any
 ) -> None:
-    network = new_network(2)
+    hosts = new_network(2)
     silence = ("--set", "launch.lost_after=2")
     nodes = [
-        pair.start(rank, *LONG, *silence, host="10.213.0.1", within=network.within(rank)) for rank in (0, 1)
+        pair.start(rank, *LONG, *silence, host=hosts[0].address, within=hosts[rank].command)
+        for rank in (0, 1)
     ]
     await_a_commit(pair, nodes, waiting)
     assert [node.poll() for node in nodes] == [None, None]
-    network.cut(1)
+    hosts[1].cut()
     for node in nodes:
         status, _, said = ended(node)
         assert status == 7
