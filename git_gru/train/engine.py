@@ -282,7 +282,8 @@ class Engine:
         return batch if rank is None else batch[self._balance.slice_of(rank)]
 
     def _learning_rate(self, step: int) -> float:
-        return learning_rate(self._recipe.train, step) * self._guard.course.lr_scale
+        scale = self._guard.course.lr_scale * self._strategy.lr_scale(step)
+        return learning_rate(self._recipe.train, step) * scale
 
     def _fresh_meter(self) -> Meter:
         sent, waited = self._strategy.bytes_sent(), self._strategy.seconds_waited()

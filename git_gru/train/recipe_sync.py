@@ -20,6 +20,7 @@ _MEANT_FOR = {
     "density": ("compress", ("topk",)),
     "rank": ("compress", ("powersgd",)),
     "every": ("strategy", ("local-sgd", "diloco", "git")),
+    "local_lr": ("strategy", ("local-sgd", "diloco")),
     "outer_lr": ("strategy", ("diloco",)),
     "outer_momentum": ("strategy", ("diloco",)),
     "fragments": ("strategy", ("diloco",)),
@@ -63,7 +64,13 @@ class SyncRecipe(Section):
     density: float = _key(0.001, "topk: share of the gradients that is sent", above=0, most=1)
     rank: int = _key(4, "powersgd: rank that a matrix of gradients is approximated by", least=1, most=1024)
     outer_lr: float = _key(1.0, "diloco: learning rate of the outer optimizer", above=0)
-    outer_momentum: float = _key(0.5, "diloco: its momentum (Nesterov)", least=0, below=1)
+    outer_momentum: float = _key(0.7, "diloco: its momentum (Nesterov)", least=0, below=1)
+    local_lr: float = _key(
+        0.0,
+        "local-sgd, diloco: what `train.lr` is multiplied by after the warm-up; 0: by so much that a round changes the weights "
+        "as far as its steps together would",
+        least=0,
+    )
     fragments: int = _key(
         1, "diloco: parts of the weights that are exchanged in turn, evenly over a round", least=1, most=4096
     )

@@ -40,7 +40,7 @@ class Training:
 
     def __init__(self, case: dict[str, Any], world: World) -> None:
         sync, train = SyncRecipe(**case["sync"]), TrainRecipe(**{"lr": 0.1, **case["train"]})
-        self.world = world
+        self.world, self.lr = world, train.lr
         torch.manual_seed(0)
         self.task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=8, layers=2), {"symbols": 256}))
         self.network = self.task.build()
@@ -61,6 +61,8 @@ class Training:
     def train(self, first: int, last: int, *, look: bool = False) -> None:
         for step in range(first, last + 1):
             terms = self.backward(step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr * self.strategy.lr_scale(step)
             self.strategy.after_backward()
             self.optimizer.step()
             self.optimizer.zero_grad()

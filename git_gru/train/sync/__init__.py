@@ -5,7 +5,7 @@
 The engine calls, on every rank, in this order:
 
     forward through `module`  →  backward of the summed loss × `weight(…)`  →  `after_backward()`
-    →  clip and optimizer step, by what `optimization(…)` left of them  →  `after_step(step, …)`  →  …
+    →  clip and optimizer step, by what `optimization(…)` and `lr_scale(step)` left of them  →  `after_step(step, …)`  →  …
     and for a validation or a checkpoint: `state()`, then all within `consolidated()`
 
 Contract (tests/train/test_sync.py holds every strategy to it):
@@ -34,9 +34,9 @@ __all__ = ["SyncState", "SyncStrategy", "build_strategy"]
 def build_strategy(recipe: SyncRecipe, train: TrainRecipe, network: nn.Module, world: World) -> SyncStrategy:
     """The strategy that the recipe names, around `network` (already on the rank's device)."""
     if recipe.strategy == "local-sgd":
-        return LocalSgd(recipe, network, world)
+        return LocalSgd(recipe, train, network, world)
     if recipe.strategy == "diloco":
-        return DiLoCo(recipe, network, world)
+        return DiLoCo(recipe, train, network, world)
     if recipe.compress in ("int8", "topk") and world.size > 1:
         return CompressedAllReduce(recipe, train, network, world)
     return AllReduce(recipe, network, world)

@@ -69,6 +69,10 @@ class AllReduce:
         """All of it."""
         return train
 
+    def lr_scale(self, step: int) -> float:
+        """All steps are steps together."""
+        return 1.0
+
     def weight(self, local: int, whole: int) -> float:
         """W / N; see the class."""
         return self._wire.size / whole

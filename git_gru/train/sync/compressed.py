@@ -43,6 +43,10 @@ class CompressedAllReduce:
         """Deep gradient compression clips and keeps the momentum on each rank, before it compresses."""
         return train if self._largest is None else self._largest.optimization(train)
 
+    def lr_scale(self, step: int) -> float:
+        """All steps are steps together."""
+        return 1.0
+
     def weight(self, local: int, whole: int) -> float:
         """W / N, as in `AllReduce`."""
         return self._wire.size / whole

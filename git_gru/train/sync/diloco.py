@@ -4,10 +4,13 @@
     Δ          the mean over the ranks of anchor − weights: the outer gradient, sent in full, in float16 or in int8
     outer step momentum ← μ · momentum + Δ,   anchor ← anchor − η · (Δ + μ · momentum)   (SGD with Nesterov's momentum)
 
-Then each rank goes on from the anchor. Streaming (arXiv 2501.18512): the weights are cut into `sync.fragments` parts, of which
-one at a time is exchanged, evenly over the round, so that the network is used all the time instead of in bursts. With
-`sync.overlap` = τ the ranks take τ steps while a part is on its way, and then go on half-way between their own weights
-and the anchor (the paper's α = 1/2); without it they wait, and go on from the anchor.
+Then each rank goes on from the anchor. A run's last outer step is without momentum (anchor ← anchor − η · Δ): that takes the
+weights ahead of what the ranks have found, and no round comes that would bring them back.
+
+Streaming (arXiv 2501.18512): the weights are cut into `sync.fragments` parts, of which one at a time is exchanged, evenly over
+the round, so that the network is used all the time instead of in bursts. With `sync.overlap` = τ the ranks take τ steps while a
+part is on its way, and then go on half-way between their own weights and the anchor (the paper's α = 1/2); without it they
+wait, and go on from the anchor.
 
 Which part goes out after which step, and when it must be back, follows from the step's number: so the weights do not depend on
 how fast the network is.
@@ -21,7 +24,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from git_gru.train.recipe import SyncRecipe
+from git_gru.train.recipe import SyncRecipe, TrainRecipe
 from git_gru.train.sync.local import LocalSteps, Tally
 from git_gru.train.sync.means import ExactMean, HalfMean, Int8Mean, Mean
 from git_gru.train.sync.strategy import SyncState
@@ -49,8 +52,9 @@ class Fragment:
 class DiLoCo(LocalSteps):
     """With rounds of one step, η = 1 and μ = 0, what `LocalSgd` does."""
 
-    def __init__(self, recipe: SyncRecipe, network: nn.Module, world: World) -> None:
-        super().__init__(recipe, network, world)
+    def __init__(self, recipe: SyncRecipe, train: TrainRecipe, network: nn.Module, world: World) -> None:
+        super().__init__(recipe, train, network, world)
+        self._local_steps = train.steps - recipe.warmup
         self._outer = Wire(world)
         self._anchor = self._flat.weights()
         self._momentum = torch.zeros_like(self._anchor)
@@ -110,12 +114,12 @@ class DiLoCo(LocalSteps):
         # what comes back before what goes out: two exchanges at once could come to be in another order on another rank
         for fragment in self._fragments:
             if overlap and fragment.coming is not None and (number - fragment.first) % every == overlap:
-                self._receive(fragment)
+                self._receive(fragment, number - overlap)
         for fragment in self._fragments:
             if (number - fragment.first) % every == 0:
                 self._send(fragment)
                 if not overlap:
-                    self._receive(fragment)
+                    self._receive(fragment, number)
 
     def _cut(self) -> list[Fragment]:
         """Equal parts; the first is exchanged at the end of a round, the others before it."""
@@ -144,14 +148,16 @@ class DiLoCo(LocalSteps):
         else:
             fragment.coming = _done(fragment.mean.mean(change, share))
 
-    def _receive(self, fragment: Fragment) -> None:
-        """The outer step of a fragment."""
+    def _receive(self, fragment: Fragment, sent: int) -> None:
+        """The outer step of a fragment that went out after the local step `sent`."""
         assert fragment.coming is not None
         self._await(fragment)
         gradient, fragment.coming = fragment.coming.result(), None
         anchor, momentum = self._anchor[fragment.range], self._momentum[fragment.range]
-        momentum.mul_(self._recipe.outer_momentum).add_(gradient)
-        anchor -= self._recipe.outer_lr * (gradient + self._recipe.outer_momentum * momentum)
+        is_last = sent + self._recipe.every > self._local_steps
+        decay = 0.0 if is_last else self._recipe.outer_momentum
+        momentum.mul_(decay).add_(gradient)
+        anchor -= self._recipe.outer_lr * (gradient + decay * momentum)
         if not self._recipe.overlap:
             self._flat.put_weights(anchor, fragment.start)
             if len(self._fragments) == 1:

@@ -4,10 +4,20 @@
     then rounds of sync.every steps each rank by the mean gradient over its own part of the batch; what happens where they meet
                                     is the strategy's
 
+`train.lr` is for steps together. Alone a rank steps by the gradient of a W-th of the batch. In the mean SGD goes as far by it as
+by the whole batch's. Adam divides gradients by their size: it goes as far where they are the same on all ranks, and a √W-th
+as far where they are noise above all (the square root scaling rule, arXiv 2205.10287); between the two, a ∛W-th was found
+(docs/distributed.md). The outer optimizer, with rate η and momentum μ, goes η / (1 − μ) times as far as the ranks did. So that a
+round goes as far as its steps together would have, the rate of local steps is (`sync.local_lr` apart, and never more than
+`train.lr`)
+
+    train.lr · ∛W · (1 − μ) / η   with Adam,      train.lr · (1 − μ) / η   with SGD.
+
 A rank's *share* of a mean is its share of the terms of the steps since: known without asking, for a batch is dealt out whole.
 Steps of a round are counted from the end of the warm-up, so a round's end follows from the step's number.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,11 +64,20 @@ class Tally:
         self.local, self.whole = (int(number) for number in kept)
 
 
+def local_lr(recipe: SyncRecipe, train: TrainRecipe, workers: int) -> float:
+    """What the learning rate of local steps is, as a share of that of steps together."""
+    if recipe.local_lr or recipe.strategy != "diloco":
+        return recipe.local_lr or 1.0
+    shorter = math.cbrt(workers) if train.optimizer == "adamw" else 1.0
+    return min(1.0, shorter * (1 - recipe.outer_momentum) / recipe.outer_lr)
+
+
 class LocalSteps(ABC):
     """The common part. A strategy adds `_local_step`, maybe `_begin` and `_settle`, and to the state what it keeps beside."""
 
-    def __init__(self, recipe: SyncRecipe, network: nn.Module, world: World) -> None:
+    def __init__(self, recipe: SyncRecipe, train: TrainRecipe, network: nn.Module, world: World) -> None:
         self._recipe, self._network = recipe, network
+        self._local_lr = local_lr(recipe, train, world.size)
         self._together = AllReduce(SyncRecipe(), network, world)
         self._wire, self._flat = Wire(world), Flat(network)
         self._step = 0
@@ -77,6 +96,10 @@ class LocalSteps(ABC):
     def optimization(self, train: TrainRecipe) -> TrainRecipe:
         """All of it, by every rank for itself."""
         return train
+
+    def lr_scale(self, step: int) -> float:
+        """`local_lr` after the warm-up."""
+        return 1.0 if step <= self._recipe.warmup else self._local_lr
 
     def weight(self, local: int, whole: int) -> float:
         """A rank by itself goes by the mean over its own terms."""

@@ -37,6 +37,9 @@ class SyncStrategy(Protocol):
     def optimization(self, train: TrainRecipe) -> TrainRecipe:
         """What is left of `[train]` for the engine's optimizer: a strategy may clip, or keep the momentum, itself."""
 
+    def lr_scale(self, step: int) -> float:
+        """What the learning rate of step `step` (from 1) is multiplied by."""
+
     def weight(self, local: int, whole: int) -> float:
         """What a rank multiplies the SUM of its losses by, when it has `local` of the global batch's `whole` terms."""
 

@@ -9,6 +9,7 @@ from torch import nn
 from git_gru.train.recipe import SyncRecipe, TrainRecipe
 from git_gru.train.sync import build_strategy
 from git_gru.train.sync.diloco import DiLoCo
+from git_gru.train.sync.local import local_lr
 from git_gru.train.world import World
 
 
@@ -27,9 +28,9 @@ def local_steps(module: nn.Module, first: int, last: int, after: Any = lambda st
         after(step)
 
 
-def strategy_of(module: nn.Module, **keys: Any) -> DiLoCo:
+def strategy_of(module: nn.Module, steps: int = 1000, **keys: Any) -> DiLoCo:
     recipe = SyncRecipe(strategy="diloco", **{"warmup": 0, **keys})
-    built = build_strategy(recipe, TrainRecipe(), module, World.alone())
+    built = build_strategy(recipe, TrainRecipe(steps=steps), module, World.alone())
     assert isinstance(built, DiLoCo)
     return built
 
@@ -55,6 +56,49 @@ def test_the_outer_optimizer_is_sgd_with_nesterov_momentum() -> None:
                 parameter.copy_(anchor)
     for found, expected in zip(module.parameters(), reference.parameters(), strict=True):
         assert torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_the_last_outer_step_is_without_momentum() -> None:
+    module = network()
+    strategy = strategy_of(module, steps=12, every=4, warmup=2, outer_momentum=0.9)
+    own: dict[int, Any] = {}
+
+    def after(step: int) -> None:
+        own[step] = strategy._flat.weights()
+        strategy.after_step(step, 6, 6)
+
+    local_steps(module, 1, 10, after)
+    assert torch.equal(strategy._flat.weights(), own[10]), "a round from 7 to 10, and no other one after it"
+    assert not torch.equal(strategy._anchor, own[6])
+
+
+@pytest.mark.parametrize(("momentum", "outer_lr"), [(0.0, 1.0), (0.7, 1.0), (0.9, 0.7), (0.5, 2.0)])
+def test_rounds_go_as_far_as_their_steps_together_would(momentum: float, outer_lr: float) -> None:
+    """Where gradients are all the same, one worker by SGD goes a learning rate a step, once the momentum is there."""
+    module = nn.Linear(1, 1, bias=False).double()
+    strategy = strategy_of(module, every=5, outer_momentum=momentum, outer_lr=outer_lr)
+    at = []
+    for step in range(1, 501):
+        with torch.no_grad():
+            module.weight += strategy.lr_scale(step) * 0.01
+        strategy.after_step(step, 6, 6)
+        at.append(float(module.weight.detach()))
+    assert at[499] - at[399] == pytest.approx(100 * 0.01, rel=1e-3)
+
+
+def test_the_rate_of_local_steps() -> None:
+    def rate(workers: int, optimizer: str = "adamw", strategy: str = "diloco", **keys: Any) -> float:
+        return local_lr(SyncRecipe(strategy=strategy, **keys), TrainRecipe(optimizer=optimizer), workers)
+
+    assert rate(8) == pytest.approx(2 * 0.3)
+    assert rate(8, optimizer="sgd") == pytest.approx(0.3)
+    assert rate(8, outer_momentum=0.9, outer_lr=0.5) == pytest.approx(2 * 0.1 / 0.5)
+    assert rate(100) == 1.0, "never more than that of steps together"
+    assert rate(4, local_lr=0.25) == 0.25
+    assert rate(4, strategy="local-sgd") == 1.0
+    assert rate(4, strategy="local-sgd", local_lr=0.25) == 0.25
+    strategy = strategy_of(network(), warmup=3, every=2, outer_momentum=0.5)
+    assert [strategy.lr_scale(step) for step in (1, 3, 4, 900)] == [1, 1, 0.5, 0.5]
 
 
 def test_fragments_cover_all_weights_and_go_out_evenly() -> None:
