@@ -40,9 +40,6 @@ DILOCO: Mapping[str, Any] = {"strategy": "diloco", "every": EVERY}
 OVERLAP = {"fragments": 2, "overlap": 10}
 TOPK = {"compress": "topk", "density": 0.0078}
 
-FAULT_EVERY = 40
-"""Steps between the checkpoints of a run that loses a node."""
-
 STRATEGIES: Mapping[str, Mapping[str, Any]] = {
     "allreduce": {},
     "allreduce fp16": {"compress": "fp16"},
@@ -90,7 +87,9 @@ def accuracy(size: Size) -> None:
     ]
     variants = size.pick(variants, variants[:3])
     rates = size.pick((0.008, 0.016), (0.016,))  # the search goes on beyond them
-    found = outcomes(size.work / "accuracy", SMALL, variants, rates=rates, steps=steps, seeds=seeds)
+    found = outcomes(
+        size.work / "accuracy", SMALL, variants, rates=rates, fine=not size.quick, steps=steps, seeds=seeds
+    )
     rows = [
         [
             one.variant.name, one.lr, f"{median(one.losses):.4f}",
@@ -230,7 +229,7 @@ def balance(size: Size) -> None:
         ("allreduce, 3 : 1", 1 / 3, {}),
         ("diloco, 2 : 1", 1 / 2, {**DILOCO, "every": 5, "warmup": 5}),
     ):
-        steps, seeds = size.pick((60, 3), (30, 1))
+        steps, seeds = size.pick((60, 3), (20, 1))
         pairs[name] = balanced_pairs(training, quota, sync, steps=steps, seeds=seeds)
         if size.quick:
             break
@@ -278,9 +277,10 @@ def scale(size: Size) -> None:
 def faults(size: Size) -> None:
     training = Training(size.work / "faults", LARGE, validation_bytes=2000)
     deaths: dict[str, list[Death]] = {}
+    every = size.pick(40, 20)
     for name in size.pick(("allreduce", "diloco"), ("allreduce",)):
         sync = {**STRATEGIES[name]} | ({"every": 10, "warmup": 10} if name == "diloco" else {})
-        deaths[name] = [death(training, sync, checkpoint_every=FAULT_EVERY) for _ in range(size.pick(3, 1))]
+        deaths[name] = [death(training, sync, checkpoint_every=every) for _ in range(size.pick(3, 1))]
     rows = [
         [
             name,
@@ -293,7 +293,7 @@ def faults(size: Size) -> None:
     ]
     columns = ("strategy", "s until the others went on", "steps done again", "s a step", "s lost in all")
     table(
-        f"Faults: one node of {NODES} is killed, checkpoints every {FAULT_EVERY} steps, {LARGE}",
+        f"Faults: one node of {NODES} is killed, checkpoints every {every} steps, {LARGE}",
         columns,
         rows,
     )

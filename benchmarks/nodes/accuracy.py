@@ -54,26 +54,33 @@ class Outcome:
         return f"≤ {limit:g} %: {'not shown' if self.percent - self.half <= limit else 'missed'}"
 
 
-def tuned(training: Training, variant: Variant, rates: Sequence[float], steps: int) -> float:
-    """The learning rate with the lowest loss: among `rates`, beyond their ends where the lowest is at one, and then half a
-    step (√2) to each side of it.
+def tuned(training: Training, variant: Variant, rates: Sequence[float], steps: int, *, fine: bool) -> float:
+    """The learning rate with the lowest loss: among `rates`, beyond their ends where the lowest is at one, and then, if `fine`,
+    half a step (√2) to each side of it.
     """
     tried = {lr: _loss(training, variant, lr, steps, SWEEP_SEED) for lr in rates}
     while (best := min(tried, key=lambda lr: tried[lr])) in (max(tried), min(tried)):
         further = best * 2 if best == max(tried) else best / 2
         tried[further] = _loss(training, variant, further, steps, SWEEP_SEED)
-    for near in (best / math.sqrt(2), best * math.sqrt(2)):
+    for near in (best / math.sqrt(2), best * math.sqrt(2)) if fine else ():
         tried[near] = _loss(training, variant, near, steps, SWEEP_SEED)
     return min(tried, key=lambda lr: tried[lr])
 
 
 def outcomes(
-    folder: Path, model: Model, variants: Sequence[Variant], *, rates: Sequence[float], steps: int, seeds: int
+    folder: Path,
+    model: Model,
+    variants: Sequence[Variant],
+    *,
+    rates: Sequence[float],
+    fine: bool,
+    steps: int,
+    seeds: int,
 ) -> list[Outcome]:
     """Every variant, tuned and then run with as many seeds."""
     training, found = Training(folder, model), {}
     for variant in variants:
-        lr = tuned(training, variant, rates, steps)
+        lr = tuned(training, variant, rates, steps, fine=fine)
         losses = [_loss(training, variant, lr, steps, seed) for seed in range(seeds)]
         base = found[variant.against].losses if variant.against in found else losses
         percent, half = paired([100 * (own / other - 1) for own, other in zip(losses, base, strict=True)])
