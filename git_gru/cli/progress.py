@@ -134,7 +134,7 @@ class RunProgress:
 
     def stopping(self) -> None:
         """Says what the first Ctrl-C does, and what a second would."""
-        self._say("stopping after this step, with a last commit (Ctrl-C again to end at once)")
+        self._say("stopping after this step or the next, with a last commit (Ctrl-C again to end at once)")
 
     def _say(self, text: str) -> None:
         self._console.print(printable(text, keep="\n"), markup=False)

@@ -125,14 +125,17 @@ class Engine:
             while step < end and not stopping:
                 step += 1
                 self._heart.at(step, Phase.DATA)
+                last = step == end
+                meeting = (
+                    last or self._strategy.meets(step) or self._checkpointing(step) or self._evaluating(step)
+                )
+                # asked before the step, so that no one waits for the network after it
+                asked = self._world.ask(self._job.is_asked_to_end) if meeting else None
                 self._step(step)
                 self._heart.at(step, Phase.UPDATE)
-                last = step == end
-                if not (
-                    last or self._strategy.meets(step) or self._checkpointing(step) or self._evaluating(step)
-                ):
+                if asked is None:
                     continue
-                stopping = self._world.any(self._job.is_asked_to_end)
+                stopping = asked()
                 try:
                     stopping = self._after_step(step, last=stopping or last) or stopping
                     self._met = step

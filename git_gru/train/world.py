@@ -7,7 +7,7 @@ NCCL); decisions and sums of a few numbers over a gloo group of their own, so th
 import datetime
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,19 @@ class World:
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds on any rank, the same answer on every rank."""
         return self.sum([float(flag)])[0] > 0 if self.size > 1 else flag
+
+    def ask(self, flag: bool) -> Callable[[], bool]:
+        """As `any`, but it waits where the answer is taken: after a while of other work that is there already."""
+        if self.control is None or self.size == 1:
+            return lambda: flag
+        values = torch.tensor([float(flag)])
+        work = dist.all_reduce(values, group=self.control, async_op=True)
+
+        def answer() -> bool:
+            work.wait()
+            return bool(values[0] > 0)
+
+        return answer
 
     def gather(self, values: torch.Tensor) -> list[torch.Tensor]:
         """`values` (a CPU tensor, of one dtype and number of dimensions on all ranks) of every rank, on every rank."""

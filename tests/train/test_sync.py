@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sync")]  # what all look at is made once
 
 SGD = {"optimizer": "sgd", "momentum": 0.0, "clip": 0.0, "lr": 0.1}
 """The optimizer without a state: what is linear in the gradients shows how they were averaged."""
