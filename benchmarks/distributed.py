@@ -6,6 +6,7 @@ draws plots of them; docs/distributed.md holds the latest.
 
 import argparse
 import json
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,40 +20,23 @@ from benchmarks.nodes.faults import NODES, Death, death
 from benchmarks.nodes.network import Link
 from benchmarks.nodes.scaling import Scaling, scaling
 from benchmarks.nodes.steps import ALONE, Cost, compute_seconds, step_cost
+from benchmarks.nodes.strategies import (
+    DILOCO,
+    EVERY,
+    LARGE,
+    LR,
+    OVERLAP,
+    POWERSGD_EXACT,
+    SMALL,
+    STEPS,
+    STRATEGIES,
+    TOPK,
+    whole_run_bytes,
+)
 from benchmarks.nodes.target import Pace, curve, pace
 from benchmarks.nodes.text import Model, Training
 from benchmarks.nodes.unequal import Balanced, balanced_pairs
 from benchmarks.tables import heading, run_parts, table
-
-LARGE = Model(embedding=256, hidden=1024, layers=2, window=32, batch=16)
-"""More than ten million weights, for whatever is counted in bytes or seconds."""
-
-SMALL = Model(embedding=32, hidden=128, layers=1, window=32, batch=64)
-"""For losses alone."""
-
-LR = 0.016
-"""A good learning rate for `SMALL`, as the part on accuracy finds it."""
-
-EVERY = 50
-"""Steps of a round."""
-
-DILOCO: Mapping[str, Any] = {"strategy": "diloco", "every": EVERY}
-OVERLAP = {"fragments": 2, "overlap": 10}
-TOPK = {"compress": "topk", "density": 0.0078}
-
-STRATEGIES: Mapping[str, Mapping[str, Any]] = {
-    "allreduce": {},
-    "allreduce fp16": {"compress": "fp16"},
-    "allreduce int8": {"compress": "int8"},
-    "allreduce powersgd": {"compress": "powersgd"},
-    "allreduce topk": TOPK,
-    "local-sgd": {"strategy": "local-sgd", "every": EVERY},
-    "diloco": DILOCO,
-    "diloco fp16": {**DILOCO, "compress": "fp16"},
-    "diloco int8": {**DILOCO, "compress": "int8"},
-    "diloco overlapped": {**DILOCO, **OVERLAP},
-    "diloco int8 overlapped": {**DILOCO, **OVERLAP, "compress": "int8"},
-}
 
 
 @dataclass
@@ -71,12 +55,12 @@ class Size:
 
 
 def accuracy(size: Size) -> None:
-    steps, seeds = size.pick((1600, 5), (120, 2))
+    steps, seeds = size.pick((STEPS, 5), (120, 2))
     warmup = steps // 8
     diloco = {**DILOCO, "warmup": warmup}
     topk = {**TOPK, "warmup": warmup}
     variants = [
-        Variant("one worker", workers=1),
+        Variant("one worker", workers=1, against=None),
         Variant("allreduce", threshold=0.5),
         Variant("diloco", settings=diloco, threshold=1.0),
         Variant("diloco, rounds of 20", settings={**diloco, "every": 20}, threshold=1.0),
@@ -84,6 +68,7 @@ def accuracy(size: Size) -> None:
         Variant("diloco int8", settings={**diloco, "compress": "int8"}, against="diloco", threshold=0.2),
         Variant("allreduce topk", settings=topk, threshold=1.0),
         Variant("diloco overlapped", settings={**diloco, **OVERLAP}),
+        Variant("local-sgd", settings={**STRATEGIES["local-sgd"], "warmup": warmup}),
     ]
     variants = size.pick(variants, variants[:3])
     rates = size.pick((0.008, 0.016), (0.016,))  # the search goes on beyond them
@@ -93,8 +78,8 @@ def accuracy(size: Size) -> None:
     rows = [
         [
             one.variant.name, one.lr, f"{median(one.losses):.4f}",
-            "" if one.variant.workers == 1 else one.variant.against,
-            "" if one.variant.workers == 1 else f"{one.percent:+.2f} ± {one.half:.2f}",
+            one.variant.against or "",
+            f"{one.percent:+.2f} ± {one.half:.2f}" if one.variant.against else "",
             one.verdict,
         ]
         for one in found
@@ -113,39 +98,35 @@ def accuracy(size: Size) -> None:
 
 
 def communication(size: Size) -> None:
-    names = [name for name in STRATEGIES if name not in ("allreduce powersgd", "local-sgd")]
     costs: dict[str, Cost] = {}
-    for name in names:
-        sync = STRATEGIES[name]
+    for name, sync in STRATEGIES.items():
         steps = EVERY * 2 if "strategy" in sync else 4
-        before = sync.get("overlap", 1)
+        before = sync.get("overlap", POWERSGD_EXACT if sync.get("compress") == "powersgd" else 1)
         costs[name] = step_cost(LARGE, sync, WORKERS, Link(), compute=0.0, steps=steps, before=before)
-    whole = {name: _whole_run(costs, name) for name in names}
+    sent = {name: cost.sent for name, cost in costs.items()}
+    whole = {name: whole_run_bytes(sent, name) for name in costs}
+    losses = {one["variant"]["name"]: one["percent"] for one in size.numbers.get("accuracy", ())}
     rows = [
         [
             name,
-            costs[name].sent / 1e6,
-            costs["allreduce"].sent / costs[name].sent,
+            cost.sent / 1e6,
+            costs["allreduce"].sent / cost.sent,
             whole["allreduce"] / whole[name],
+            f"{losses[name]:+.2f}" if name in losses else "",
         ]
-        for name in names
+        for name, cost in costs.items()
     ]
     columns = (
         "strategy",
         "MB a step",
         "times less than allreduce",
-        "over a run of 800 steps, 100 of warm-up",
+        f"over a run of {STEPS} steps, {STEPS // 8} of warm-up",
+        "its loss (accuracy), %",
     )
     table(
         f"Communication: sent by one of {WORKERS} nodes, by its interface's counter, {LARGE}", columns, rows
     )
     size.keep("communication", {name: asdict(cost) for name, cost in costs.items()})
-
-
-def _whole_run(costs: Mapping[str, Cost], name: str, steps: int = 800, warmup: int = 100) -> float:
-    """Bytes that a node sends in a run with its synchronous warm-up."""
-    exact = warmup if "strategy" in STRATEGIES[name] else 0
-    return exact * costs["allreduce"].sent + (steps - exact) * costs[name].sent
 
 
 def target(size: Size) -> None:
@@ -319,12 +300,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="every part, smaller: minutes")
     parser.add_argument("--only", help="comma-separated parts")
     parser.add_argument(
-        "--numbers", type=Path, help="the JSON file with the numbers (bench-work/distributed.json)"
+        "--numbers", type=Path, help="the JSON file with the numbers (bench-work/distributed[-quick].json)"
     )
     parser.add_argument("--plots", type=Path, help="folder that plots of the numbers are drawn into")
     options = parser.parse_args()
     work = options.work.absolute()
-    file = options.numbers or work / "distributed.json"
+    file = options.numbers or work / ("distributed-quick.json" if options.quick else "distributed.json")
     known = json.loads(file.read_text()) if file.exists() else {}
     size = Size(work, options.quick, known)
     parts = {
@@ -336,6 +317,7 @@ def main() -> None:
         "faults": lambda: faults(size),
         "frameworks": lambda: frameworks(size),
     }
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and takes the namespaces down
     heading()
     try:
         run_parts(parts, options.only)

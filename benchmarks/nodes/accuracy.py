@@ -27,8 +27,7 @@ class Variant:
     name: str
     workers: int = WORKERS
     settings: Mapping[str, object] = field(default_factory=dict)
-    against: str = "one worker"
-    optimizer: Mapping[str, object] = field(default_factory=dict)
+    against: str | None = "one worker"
     threshold: float | None = None
     """Per cent by which its loss may be above the other's."""
 
@@ -82,7 +81,7 @@ def outcomes(
     for variant in variants:
         lr = tuned(training, variant, rates, steps, fine=fine)
         losses = [_loss(training, variant, lr, steps, seed) for seed in range(seeds)]
-        base = found[variant.against].losses if variant.against in found else losses
+        base = losses if variant.against is None else found[variant.against].losses
         percent, half = paired([100 * (own / other - 1) for own, other in zip(losses, base, strict=True)])
         found[variant.name] = Outcome(variant, lr, losses, percent, half)
         print(f"{variant.name}: rate {lr:g}, losses {losses}", file=sys.stderr, flush=True)  # it takes long
@@ -99,8 +98,5 @@ def paired(differences: Sequence[float]) -> tuple[float, float]:
 
 def _loss(training: Training, variant: Variant, lr: float, steps: int, seed: int) -> float:
     sync = {f"sync.{key}": value for key, value in variant.settings.items()}
-    train = {f"train.{key}": value for key, value in variant.optimizer.items()}
-    loss = training.loss(
-        {"train.lr": lr, "train.steps": steps, "train.seed": seed} | sync | train, variant.workers
-    )
+    loss = training.loss({"train.lr": lr, "train.steps": steps, "train.seed": seed} | sync, variant.workers)
     return loss if math.isfinite(loss) else math.inf

@@ -31,7 +31,7 @@ def draw(numbers: Mapping[str, Any], folder: Path) -> None:
 
 
 def _accuracy(axes: Axes, outcomes: list[dict[str, Any]]) -> None:
-    compared = [one for one in outcomes if one["variant"]["workers"] > 1][::-1]
+    compared = [one for one in outcomes if one["variant"]["against"] is not None][::-1]
     for place, one in enumerate(compared):
         axes.errorbar(one["percent"], place, xerr=one["half"], fmt="o", color=MAIN, capsize=3)
         if (limit := one["variant"]["threshold"]) is not None:

@@ -5,11 +5,13 @@ Forking is safe only while torch has no threads yet, so the process that calls t
 
 import json
 import os
+import signal
 import socket
 import tempfile
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +64,26 @@ def fork_ranks(
                 traceback.print_exc()
             finally:
                 os._exit(status)
-        ends = [os.waitpid(pid, 0)[1] for pid in pids]
-        if any(ends):
-            raise SystemExit("a worker of the benchmark failed")
+        _await(pids)
         return [json.loads(Path(folder, str(rank)).read_text()) for rank in range(count)]
+
+
+def _await(pids: Sequence[int]) -> None:
+    """Waits for all; where one fails, or this process is told to end, the others, which would wait for it, are killed."""
+    alive, failed = {os.pidfd_open(pid): pid for pid in pids}, False
+    try:
+        while alive and not failed:
+            for ended in connection.wait(list(alive)):
+                assert isinstance(ended, int)
+                failed |= os.waitpid(alive.pop(ended), 0)[1] != 0
+                os.close(ended)
+    finally:
+        for descriptor, pid in alive.items():
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            os.close(descriptor)
+    if failed:
+        raise SystemExit("a worker of the benchmark failed")
 
 
 def _environment(rank: int, count: int, address: str, port: int, threads: int) -> dict[str, str]:

@@ -108,8 +108,8 @@ class Training:
             return parse_events(job.events.read_bytes())
         finally:
             shutil.rmtree(job.folder)
-            self.repository.git("branch", "--quiet", "-D", plan.branch)
-            self.repository.git("update-ref", "-d", f"refs/gru/runs/{plan.run}/resume")
+            for ref in (plan.ref, f"refs/gru/runs/{plan.run}/resume"):
+                self.repository.git("update-ref", "-d", ref)
 
     def loss(self, settings: Mapping[str, object], workers: int) -> float:
         """The validation loss at the end, in nats a byte."""
