@@ -132,6 +132,21 @@ def outcome(case: dict[str, Any], world: World) -> dict[str, Any]:
     return found
 
 
+def plain_loop(keys: dict[str, Any]) -> np.ndarray:
+    """The weights after `STEPS` steps of training as PyTorch's tutorials have it, nothing of a strategy's in it."""
+    train = TrainRecipe(**{"lr": 0.1, **keys})
+    torch.manual_seed(0)
+    task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=8, layers=2), {"symbols": 256}))
+    network = task.build()
+    optimizer = build_optimizer(network, train, torch.device("cpu"))
+    for step in range(1, STEPS + 1):
+        batch = torch.from_numpy(np.random.default_rng(step).integers(0, 256, (BATCH, SYMBOLS))).long()
+        optimizer.zero_grad()
+        (task.loss(network, (batch,)) / ((SYMBOLS - 1) * BATCH)).backward()
+        optimizer.step()
+    return np.concatenate([p.detach().numpy().ravel() for p in network.parameters()])
+
+
 def validation(world: World) -> float:
     task = task_of(architecture_of(ModelRecipe(embedding=4, hidden=8, layers=2), {"symbols": 256}))
     torch.manual_seed(0)
@@ -148,6 +163,8 @@ def work(cases: list[dict[str, Any]], folder: Path, rank: int, size: int, port: 
     torch.set_default_dtype(torch.float64)
     world = join("cpu", rank=rank, size=size, local_rank=rank, local_size=size)
     found: dict[str, Any] = {"validation": validation(world)}
+    if size == 1:
+        found |= {f"{case['name']}/loop": plain_loop(case["train"]) for case in cases if not case["sync"]}
     for case in cases:
         with exact_messages() if case["name"].startswith("exact") else nullcontext():
             found |= {f"{case['name']}/{what}": value for what, value in outcome(case, world).items()}

@@ -116,6 +116,13 @@ def test_one_worker_trains_as_if_alone(outcomes: Outcomes, case: str) -> None:
     assert found["sent"] == found["waited"] == 0
 
 
+@pytest.mark.parametrize("case", ["plain", "sgd"])
+def test_one_worker_trains_as_a_plain_loop_does(outcomes: Outcomes, case: str) -> None:
+    (found,) = outcomes(case, 1)
+    near(found["own"], found["loop"])
+    assert np.abs(found["own"] - found["start"]).max() > 0.01
+
+
 @pytest.mark.parametrize("size", [2, 3])
 @pytest.mark.parametrize("case", ["sgd", "exact-topk", "exact-local-sgd", "exact-diloco"])
 def test_with_exact_arithmetic_all_are_the_same(outcomes: Outcomes, case: str, size: int) -> None:
