@@ -83,9 +83,8 @@ def make(folder: Path) -> None:
     """Makes what is missing of the history in `folder`."""
     import torch
 
-    torch.set_flush_denormal(
-        True
-    )  # moments of bytes that never occur decay into numbers that a CPU is slow at
+    # moments of bytes that never occur decay into numbers that a CPU is slow at
+    torch.set_flush_denormal(True)
     folder.mkdir(parents=True, exist_ok=True)
     for part in (_small, _large):
         done = folder / f"complete{part.__name__}"

@@ -50,9 +50,8 @@ class Repository:
         """
         shutil.copyfile(source, self.folder / MODEL)
         if at_once:
-            time.sleep(
-                1.02 - time.time() % 1
-            )  # not on the edge: the kernel stamps files by a clock that lags
+            # not on the edge: the kernel stamps files by a clock that lags
+            time.sleep(1.02 - time.time() % 1)
             os.utime(self.folder / MODEL)
         else:
             self._saved += 1  # a second apart: Git counts no less

@@ -111,9 +111,8 @@ def speed(
                 repository.checkout(revision, name)
     for repository in repositories:
         repository.checkout("main", "back")
-        time.sleep(
-            1.1
-        )  # a model written in the same second as the index is looked at again by the next command
+        # a model written in the same second as the index is looked at again by the next command
+        time.sleep(1.1)
         repository.commit_text("settle")
         for _ in range(7):
             repository.commit_text("commit without a model")

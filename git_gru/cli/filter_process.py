@@ -41,9 +41,8 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> int:
         )
     skip = environ.get("GIT_GRU_SKIP_SMUDGE", "0") not in ("", "0", "false")
     answers = os.dup(sys.stdout.fileno())
-    os.dup2(
-        sys.stderr.fileno(), sys.stdout.fileno()
-    )  # whatever a library may print does not get among the packets
+    # whatever a library may print does not get among the packets
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     try:
         with open(sys.stdin.fileno(), "rb", buffering=PIPE_BYTES, closefd=False) as stdin:
             changed = serve(stdin, answers, _Stderr(environ), skip_smudge=skip)

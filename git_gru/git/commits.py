@@ -101,9 +101,8 @@ def snapshot_dirty(repo: Repository, ref: str) -> str:
     environment = {"GIT_INDEX_FILE": str(copy)}
     try:
         if index.exists():
-            shutil.copyfile(
-                index, copy
-            )  # with what Git knows of unchanged files, so that they are not read again
+            # with what Git knows of unchanged files, so that they are not read again
+            shutil.copyfile(index, copy)
         repo.git("add", "--all", "--", ".", env=environment)
         tree = repo.git("write-tree", env=environment).decode().strip()
     finally:

@@ -59,9 +59,8 @@ def offer(repo: Repository) -> "tuple[HookChange, ...]":
     repo.gru_dir.mkdir(parents=True, exist_ok=True)
     folder = hook_folder(repo)
     with (repo.gru_dir / _MARK).open("ab") as mark:
-        fcntl.flock(
-            mark, fcntl.LOCK_EX
-        )  # two filters at once: the second would take our stub for somebody else's hook
+        # two filters at once: the second would take our stub for somebody else's hook
+        fcntl.flock(mark, fcntl.LOCK_EX)
         command = repo.config("filter.gru.process")
         if command is None:
             return ()

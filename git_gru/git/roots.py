@@ -81,9 +81,8 @@ def _changed(path: Path) -> float | None:
         when = path.stat().st_mtime
     except FileNotFoundError:
         return None
-    return (
-        None if time.time() - when > _LONGEST_ADD else when - 2
-    )  # some file systems count in steps of two seconds
+    # some file systems count in steps of two seconds
+    return None if time.time() - when > _LONGEST_ADD else when - 2
 
 
 def _begins_as_index(file: Path) -> bool:

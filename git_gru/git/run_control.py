@@ -94,9 +94,8 @@ def follow_logs(repo: Repository, run: str) -> Iterator[tuple[str, bytes]]:
     shown: dict[str, int] = {}
     running = True
     while running:
-        running = (
-            read_record(repo, run).state is RunState.RUNNING
-        )  # before the logs: none of the last is missed
+        # before the logs: none of the last is missed
+        running = read_record(repo, run).state is RunState.RUNNING
         for name, data in read_logs(repo, run).items():
             new = data[shown.get(name, 0) :]
             if new:

@@ -50,9 +50,8 @@ def write_record(repo: Repository, record: RunRecord, metrics: bytes, logs: Mapp
         for name, data in logs.items():
             folder.insert(name, objects.create_blob(data), blob)
         top.insert("logs", folder.write(), tree)
-    who = pygit2.Signature(
-        "git-gru", "git-gru@localhost"
-    )  # now: of two versions of a record the later one holds
+    # now: of two versions of a record the later one holds
+    who = pygit2.Signature("git-gru", "git-gru@localhost")
     message = f"run {record.id}: {record.state}, {record.progress}\n"
     commit = str(objects.create_commit(None, who, who, message, top.write(), []))
     repo.git("update-ref", record_ref(record.id), commit)

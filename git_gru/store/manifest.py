@@ -51,9 +51,8 @@ class TensorEntry(NamedTuple):
             return CHUNK_BYTES * len(self.chunks)
         bits = known.bits
         for n in self.shape:
-            bits = min(
-                bits * n, 16 * MAX_SIZE
-            )  # beyond every limit: a hostile shape must not cost more than its length
+            # beyond every limit: a hostile shape must not cost more than its length
+            bits = min(bits * n, 16 * MAX_SIZE)
         return bits // 8
 
 

@@ -187,9 +187,8 @@ class Rewrite:
         deltas = {id for id, _, is_delta in items if is_delta and id not in self.bases}
         own = self.own.get(digest)
         if own is None or not all(id in self.bases for id in own):
-            own = (
-                before.keys()
-            )  # of a chunk that is lost or new, the bases are not known: whatever the tree has may be one
+            # of a chunk that is lost or new, the bases are not known: whatever the tree has may be one
+            own = before.keys()
         needed: dict[str, bytes] = {}
         wanted = list(own)
         while wanted:

@@ -285,9 +285,8 @@ class StoreTree:
         if group not in self._models:
             oid = self._groups.get(group, EMPTY_TREE)
             content = bytes(self._objects.expect(oid, "tree")) if oid != EMPTY_TREE else b""
-            items: dict[bytes, bytes] = dict(
-                _GROUP_ITEM.findall(content)
-            )  # item by item, 10,000 models take 0.1 s
+            # item by item, 10,000 models take 0.1 s
+            items: dict[bytes, bytes] = dict(_GROUP_ITEM.findall(content))
             if len(content) != len(items) * _GROUP_ITEM_BYTES or not _GROUP.fullmatch(group):
                 raise TreeError(
                     f"store tree {oid.hex()}: not every name below models/ is a digest", hint=REPAIR

@@ -111,9 +111,8 @@ class Writer:
         pack, self._pack = self._pack, None
         old, new = link(self._store, trees, list(models.values()), pack)
         if known & models.keys() and pack is not None and pack.written is not None:
-            self._store.objects.prefer(
-                pack.written
-            )  # the mended copies shall be found before the damaged ones
+            # the mended copies shall be found before the damaged ones
+            self._store.objects.prefer(pack.written)
         self._store.lookup.put(self._rows, trees, old.hex() if old else "", new.hex())
         for manifest in manifests:
             if manifest.digest in models:

@@ -51,9 +51,8 @@ class Balancer:
 
     def due(self, step: int) -> bool:
         """Whether times are to be exchanged after a step in which the workers meet."""
-        waiting = (
-            0 <= step - self._looked < self._recipe.every
-        )  # not so after a rollback to before the last look
+        # not so after a rollback to before the last look
+        waiting = 0 <= step - self._looked < self._recipe.every
         return self._is_active and not waiting
 
     def measured(self, step: int) -> list[float]:

@@ -15,9 +15,8 @@ def main() -> None:
     """Joins the other workers and trains; an exception ends up in the error file that the agent named."""
     agent = int(os.environ[AGENT_VARIABLE])
     die_with_parent(agent, signal.SIGKILL)  # before torch: its import takes seconds
-    signal.signal(
-        signal.SIGINT, signal.SIG_DFL
-    )  # the agent's way to end the workers at once, wherever they are
+    # the agent's way to end the workers at once, wherever they are
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_only_by(agent)
     with collector_off():
         importlib.import_module("torch._dynamo")  # every optimizer does

@@ -27,9 +27,8 @@ class CompressedAllReduce:
     def __init__(self, recipe: SyncRecipe, train: TrainRecipe, network: nn.Module, world: World) -> None:
         self.module = network
         self._wire, self._flat, self._step = Wire(world), Flat(network), 0
-        self._wire.share(
-            network.parameters()
-        )  # as DistributedDataParallel does: someone's own code may not be seeded
+        # as DistributedDataParallel does: someone's own code may not be seeded
+        self._wire.share(network.parameters())
         self._largest: Largest | None = None
         like = torch.zeros_like(self._flat.weights())
         if recipe.compress == "topk":

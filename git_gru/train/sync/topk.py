@@ -134,9 +134,8 @@ def largest(values: torch.Tensor, count: int) -> torch.Tensor:
         rank = math.ceil(expected + 4 * math.sqrt(expected))
         threshold = torch.topk(sample, rank).values[-1]
         if threshold > 0:
-            few = (
-                (values < threshold).logical_and_(values > -threshold).logical_not_()
-            )  # NaN is neither: it is among them
+            # NaN is neither: it is among them
+            few = (values < threshold).logical_and_(values > -threshold).logical_not_()
             candidates = few.nonzero()[:, 0]
             if len(candidates) >= count:
                 return candidates[torch.topk(values[candidates].abs(), count, sorted=False).indices]
