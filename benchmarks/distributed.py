@@ -186,18 +186,34 @@ def _paces(
     size: Size, nodes: int, link: Link, compute: float, syncs: Mapping[str, Any], curves: Mapping[str, Any],
     goal: float, warmup: int,
 ) -> list[list[object]]:  # fmt: skip
-    alone = step_cost(LARGE, ALONE, nodes, link, compute=compute, steps=20).seconds
-    allreduce = step_cost(LARGE, {}, nodes, link, compute=compute, steps=2).seconds
+    turns = [_turn(nodes, link, compute, syncs) for _ in range(size.pick(3 if link == Link(100) else 1, 1))]
     rows: list[list[object]] = []
-    for name, sync in syncs.items():
-        own = Pace(allreduce, allreduce)
-        if name != "allreduce":
-            steps = sync["every"] if "strategy" in sync else 3
-            own = pace(LARGE, sync, nodes, link, compute=compute, allreduce=allreduce, steps=steps)
+    for name in syncs:
+        own = Pace(
+            *(median(getattr(paces[name], phase) for _, paces in turns) for phase in ("warmup", "after"))
+        )
+        speed = median(alone / paces[name].after for alone, paces in turns)
         reached = curves[name].reaches(goal)
         seconds = "" if reached is None else f"{own.seconds(reached, warmup):.0f}"
-        rows.append([nodes, str(link), name, own.after, alone / own.after, reached or "not reached", seconds])
+        rows.append([nodes, str(link), name, own.after, speed, reached or "not reached", seconds])
     return rows
+
+
+def _turn(
+    nodes: int, link: Link, compute: float, syncs: Mapping[str, Any]
+) -> tuple[float, Mapping[str, Pace]]:
+    """Seconds of a step without any communication, and of each strategy's, one after the other."""
+    alone = step_cost(LARGE, ALONE, nodes, link, compute=compute, steps=20).seconds
+    allreduce = step_cost(LARGE, {}, nodes, link, compute=compute, steps=2).seconds
+    paces = {}
+    for name, sync in syncs.items():
+        steps = sync["every"] if "strategy" in sync else 3
+        paces[name] = (
+            Pace(allreduce, allreduce)
+            if name == "allreduce"
+            else pace(LARGE, sync, nodes, link, compute=compute, allreduce=allreduce, steps=steps)
+        )
+    return alone, paces
 
 
 def balance(size: Size) -> None:
