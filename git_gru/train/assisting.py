@@ -25,13 +25,13 @@ from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.train.failures import find_cause, is_loss, stall_cause
 from git_gru.train.following import POLL_SECONDS, Command, Ended, Watcher, follow_agent
 from git_gru.train.interrupts import Interrupts, counted_interrupts
-from git_gru.train.job import Job, Start
+from git_gru.train.job import Job
 from git_gru.train.leading import WaitInterruptedError
 from git_gru.train.line import LOST, Line, Message
-from git_gru.train.nodes import Generation, JoinError
+from git_gru.train.nodes import JoinError
 from git_gru.train.plan import require_torch
 from git_gru.train.recipe_file import launch_of
-from git_gru.train.welcome import Joining, job_told
+from git_gru.train.welcome import Joining, Offer, beginning_in, generation_in, job_told, no_node_0, offer_in
 
 _TRY_SECONDS = 2.0
 _PAUSE_SECONDS = 0.3
@@ -64,6 +64,7 @@ class _Assistant:
         self._inbox: queue.SimpleQueue[tuple[Line, Message]] = queue.SimpleQueue()
         self._line: Line | None = None
         self._number = 0
+        self._offer: Offer | None = None
         self._job: Job | None = None
         self._end: Message | None = None
         self._ended = 0.0
@@ -140,7 +141,7 @@ class _Assistant:
             except queue.Empty:
                 continue
             if message["kind"] == "refused":
-                raise JoinError(f"node 0 refused this node: {message['message']}")
+                raise JoinError(f"node 0 refused this node: {message.get('message')}")
             if message["kind"] == "welcome":
                 self._prepare(line, message, folder)
             elif message["kind"] == "train":
@@ -167,11 +168,12 @@ class _Assistant:
 
     def _prepare(self, line: Line, welcome: Message, folder: Path) -> None:
         """Makes ready, or says why that cannot be."""
-        self._number = int(welcome["number"])
-        line.silence = float(welcome["lost_after"])
         try:
-            if self._job is None or (self._job.run, self._job.source) != (welcome["run"], welcome["commit"]):
-                self._job = job_told(self._repo, self._joining, welcome, self._who, folder)
+            offer = offer_in(welcome, self._who)
+            self._number, line.silence = welcome["number"], offer.lost_after
+            if self._job is None or offer != self._offer:
+                self._job = job_told(self._repo, self._joining, offer, self._who, folder)
+                self._offer = offer
         except GruError as error:
             line.send("refused", message=str(error))
             raise
@@ -185,14 +187,11 @@ class _Assistant:
 
     def _train(self, line: Line, told: Message) -> None:
         """One generation."""
-        assert self._job is not None
-        nodes = self._nodes
-        generation = Generation(
-            index=told["index"], node=self._number, rank=told["rank"], count=told["count"],
-            host=nodes.host, port=told["port"], address=nodes.address,
-        )  # fmt: skip
-        start = None if told["start"] is None else Start(**told["start"])
-        job = replace(self._job, generation=generation, start=start, round_end=told["round_end"])
+        if self._job is None:
+            raise no_node_0("that a generation begins, before it has said of what")
+        generation = generation_in(told, self._nodes, self._number)
+        start, round_end = beginning_in(told)
+        job = replace(self._job, generation=generation, start=start, round_end=round_end)
         self._is_halted = False
         ended = follow_agent(job, self._watcher, lambda event: None, self._interrupts, self._command)
         failure = None
@@ -229,11 +228,11 @@ class _Assistant:
         return {"message": f"{who}{cause.message}", "hint": cause.hint, "own": own}
 
     def _outcome(self, end: Message) -> bool:
-        if end["state"] == "failed":
+        if end.get("state") == "failed":
             raise self._failure or RunFailedError(
-                f"the run has failed: {end['message']}", hint="What it made is on node 0: git gru runs"
+                f"the run has failed: {end.get('message')}", hint="What it made is on node 0: git gru runs"
             )
-        return bool(end["state"] == "finished")
+        return bool(end.get("state") == "finished")
 
     def _check_lost(self) -> None:
         """Raises `NodeLostError` when node 0 is lost, or what failed here before."""
