@@ -43,6 +43,10 @@ class NodeLostError(RunFailedError):
     """Node 0 is lost, and with it the run's commits."""
 
 
+class NoWelcomeError(JoinError):
+    """A connection to the endpoint ended before it was said there what is trained."""
+
+
 def assist(repo: Repository, joining: Joining, watcher: Watcher) -> tuple[int, bool]:
     """Trains for node 0 until that ends the run; this node's number, and whether the run went through to the end.
 
@@ -70,7 +74,7 @@ class _Assistant:
         self._ended = 0.0
         self._lost: str | None = None
         self._failure: RunFailedError | None = None
-        self._has_left = self._is_halted = False
+        self._has_left = self._is_halted = self._is_welcome = False
 
     @property
     def _who(self) -> str:
@@ -79,22 +83,36 @@ class _Assistant:
     def run(self) -> tuple[int, bool]:
         """See `assist`."""
         lost: NodeLostError | None = None
+        until, told = self._deadline(), ""
         with self._folder() as folder:
             while True:
                 try:
-                    line = self._find()
+                    line = self._find(until)
                 except JoinError as error:
                     raise lost or error from None
                 try:
                     finished = self._serve(line, folder)
                     return self._number, finished
                 except NodeLostError as error:
-                    lost = error
+                    why, told, lost, until = str(error), "", error, self._deadline()
+                    if not self._nodes.counts.is_elastic:
+                        raise
+                except NoWelcomeError as error:
+                    why = str(error)
+                    if not self._nodes.counts.is_elastic or time.monotonic() > until:
+                        raise lost or error from None
                 finally:
                     line.close()
-                if not self._nodes.counts.is_elastic:
-                    raise lost
-                self._watcher.waiting(f"{lost}; waiting for it up to {self._launch.join_timeout:g} seconds")
+                if why != told:
+                    told = why
+                    self._watcher.waiting(
+                        f"{why}; waiting for it up to {self._launch.join_timeout:g} seconds"
+                    )
+                time.sleep(_PAUSE_SECONDS)
+
+    def _deadline(self) -> float:
+        """Until when node 0 is waited for from now on, on the monotonic clock."""
+        return time.monotonic() + self._launch.join_timeout
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -109,10 +127,10 @@ class _Assistant:
                 else:
                     shutil.rmtree(folder / "data", ignore_errors=True)
 
-    def _find(self) -> Line:
+    def _find(self, until: float) -> Line:
         """Connects with node 0, which may take its time to begin. Raises `JoinError`."""
         host, port, patience = self._nodes.host, self._nodes.port, self._launch.join_timeout
-        until, told = time.monotonic() + patience, False
+        told = False
         while True:
             self._check_interrupts()
             try:
@@ -151,7 +169,7 @@ class _Assistant:
 
     def _greet(self, line: Line) -> None:
         """Begins with a connection."""
-        self._line, self._lost, self._end = line, None, None
+        self._line, self._lost, self._end, self._is_welcome = line, None, None, False
         nodes, name = self._nodes, socket.gethostname()
         line.send("hello", name=name, address=nodes.address, number=nodes.number, nnodes=str(nodes.counts))
 
@@ -170,6 +188,7 @@ class _Assistant:
         """Makes ready, or says why that cannot be."""
         try:
             offer = offer_in(welcome, self._who)
+            self._is_welcome = True
             self._number, line.silence = welcome["number"], offer.lost_after
             if self._job is None or offer != self._offer:
                 self._job = job_told(self._repo, self._joining, offer, self._who, folder)
@@ -193,6 +212,7 @@ class _Assistant:
         start, round_end = beginning_in(told)
         job = replace(self._job, generation=generation, start=start, round_end=round_end)
         self._is_halted = False
+        self._failure = None  # of a generation that node 0 went on from
         ended = follow_agent(job, self._watcher, lambda event: None, self._interrupts, self._command)
         failure = None
         if not (ended.halted or ended.killed) and ended.returncode != 0:
@@ -235,9 +255,15 @@ class _Assistant:
         return bool(end.get("state") == "finished")
 
     def _check_lost(self) -> None:
-        """Raises `NodeLostError` when node 0 is lost, or what failed here before."""
+        """Raises `NodeLostError` when node 0 is lost, or what failed here before; `NoWelcomeError` if it was never there."""
         if self._lost is None or self._end is not None:
             return
+        if not self._is_welcome:
+            raise NoWelcomeError(
+                f"node 0 at {self._nodes.host}:{self._nodes.port} was lost before it said what is trained, or is something "
+                f"else ({self._lost})",
+                hint="See what node 0 says. Where another program has that port, choose another --rdzv-endpoint on all nodes.",
+            )
         run = f" of the run {self._job.run}" if self._job else ""
         resume = self._job.run if self._job else "RUN"
         raise self._failure or NodeLostError(

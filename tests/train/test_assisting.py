@@ -2,6 +2,7 @@
 
 import contextlib
 import queue
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +15,11 @@ from git_gru.errors import GruError
 from git_gru.git.commits_elsewhere import CommitElsewhereError, bring_commit
 from git_gru.runs.metrics import Event
 from git_gru.runs.record import RunRecord
+from git_gru.train import assisting
 from git_gru.train.architecture import METADATA_KEY, ArchitectureError
 from git_gru.train.assisting import assist
+from git_gru.train.following import Ended
+from git_gru.train.heartbeat import Stall
 from git_gru.train.launch import job_of
 from git_gru.train.line import LOST, Line, Message
 from git_gru.train.nodes import JoinError, Nodes, counts_of
@@ -208,3 +212,50 @@ def test_another_version_is_told_before_anything_else_that_node_0_may_say_otherw
         assert stage.heard.get(timeout=20) == {"kind": "refused", "message": str(error)}, "node 0 names it"
     with pytest.raises(DisagreementError, match="the version of git-gru on here is .* and on node 0 unknown"):
         offer_in({"kind": "welcome"}, "here")
+
+
+def test_a_port_that_something_else_has(stage: Stage) -> None:
+    def closes(connection: socket.socket) -> None:
+        connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+        connection.close()
+
+    silent: list[socket.socket] = []
+    silence = r"nothing was heard of it for 2 seconds \(launch\.lost_after\)"
+    patience = ("launch.join_timeout=1", "launch.lost_after=2")
+    for nnodes, plays, reason in (
+        ("2", closes, "it said what git-gru does not"),
+        ("1:2", closes, "it said what git-gru does not"),
+        ("1:2", silent.append, silence),
+    ):
+        stage.watcher.waited.clear()
+        error = stage.refusal(plays, *patience, nnodes=nnodes)
+        assert isinstance(error, JoinError)
+        problem = "was lost before it said what is trained, or is something else"
+        assert re.fullmatch(rf"node 0 at 127\.0\.0\.1:\d+ {problem} \({reason}\)", str(error))
+        assert "choose another --rdzv-endpoint" in str(error.hint)
+        assert len(stage.watcher.waited) == (plays is closes and nnodes == "1:2"), "said once"
+
+
+def test_a_failure_that_node_0_went_on_from_is_no_failure_later(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where another node was lost, what workers say here comes of that, and counts for nothing (`leading`)."""
+    ends = [
+        Ended(-9, False, False, Stall(rank=0, step=3, seconds=9.0)),
+        Ended(0, False, False, None),
+    ]
+    monkeypatch.setattr(assisting, "follow_agent", lambda *given: ends.pop(0))
+    train = {"kind": "train", "rank": 1, "count": 2, "port": 1, "start": None, "round_end": None}
+    begins = stage.says(stage.welcome, train | {"index": 1}, train | {"index": 2})
+
+    def play(connection: socket.socket) -> None:
+        if stage.connections > 1:
+            return stage.says(stage.welcome, END)(connection)
+        threading.Thread(target=begins, args=(connection,), daemon=True).start()
+        told = [stage.heard.get(timeout=20) for _ in range(3)]
+        assert [one.get("failure") and one["failure"]["own"] for one in told] == [None, True, None]
+        return connection.shutdown(socket.SHUT_RDWR)
+
+    assert stage.join(play, nnodes="1:2") == (1, True)
+    assert "node 0 of the run" in stage.watcher.waited[-2]
+    assert list((stage.work.path / ".git/gru/runs").glob("*")) == []
