@@ -31,7 +31,16 @@ from git_gru.train.line import LOST, Line, Message
 from git_gru.train.nodes import JoinError
 from git_gru.train.plan import require_torch
 from git_gru.train.recipe_file import launch_of
-from git_gru.train.welcome import Joining, Offer, beginning_in, generation_in, job_told, no_node_0, offer_in
+from git_gru.train.welcome import (
+    Joining,
+    Offer,
+    beginning_in,
+    generation_in,
+    job_told,
+    no_node_0,
+    offer_in,
+    problem_here,
+)
 
 _TRY_SECONDS = 2.0
 _PAUSE_SECONDS = 0.3
@@ -54,6 +63,8 @@ def assist(repo: Repository, joining: Joining, watcher: Watcher) -> tuple[int, b
     `JoinError` when node 0 was not found, `NodeLostError` when it is lost, and `GruError` for what this node cannot do.
     """
     require_torch()
+    if (problem := problem_here(repo, joining)) is not None:
+        watcher.waiting(f"by this clone's own recipe node 0 could not begin: {problem}")
     sweep_runs(repo)
     with counted_interrupts() as interrupts:
         return _Assistant(repo, joining, watcher, interrupts).run()

@@ -27,7 +27,9 @@ from git_gru.train.line import Message
 from git_gru.train.nodes import Generation, JoinError, Nodes
 from git_gru.train.plan import Plan, read_recipe
 from git_gru.train.recipe import Recipe
-from git_gru.train.recipe_file import recipe_of
+from git_gru.train.recipe_file import DEFAULT_PATH, recipe_of, tables_of
+from git_gru.train.recipe_sync import SyncRecipe
+from git_gru.train.section import RecipeError
 
 _OWN = "launch"
 
@@ -136,6 +138,27 @@ def no_node_0(what: str) -> JoinError:
         f"what answers at the endpoint says what no node 0 does: {what}",
         hint="See what listens there, and that --rdzv-endpoint is the same on all nodes.",
     )
+
+
+def problem_here(repo: Repository, joining: Joining) -> str | None:
+    """What is wrong with the command line of a node that joins, by the recipe of this clone; None where nothing is, or its clone
+    has none. Another commit's recipe may make it right: node 0 says which is trained.
+
+    Raises `RecipeError` where that cannot be: the command line names the commit, or strategy and compressor.
+    """
+    own = tables_of(joining.overrides).get(SyncRecipe.name, {})
+    if own.keys() >= {"strategy", "compress"}:
+        SyncRecipe(strategy=own["strategy"], compress=own["compress"])
+    commit, path = _known_commit(repo, joining.commit or "HEAD"), joining.recipe_path or DEFAULT_PATH
+    if commit is None or repo.completed("cat-file", "-e", f"{commit}:{path}").returncode != 0:
+        return None
+    try:
+        read_recipe(repo, commit, path, joining.overrides)
+    except RecipeError as error:
+        if joining.commit is not None:
+            raise
+        return str(error)
+    return None
 
 
 def job_told(repo: Repository, joining: Joining, offer: Offer, who: str, folder: Path) -> Job:

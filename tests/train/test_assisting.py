@@ -24,6 +24,7 @@ from git_gru.train.launch import job_of
 from git_gru.train.line import LOST, Line, Message
 from git_gru.train.nodes import JoinError, Nodes, counts_of
 from git_gru.train.plan import Request, make_plan
+from git_gru.train.section import RecipeError
 from git_gru.train.welcome import DisagreementError, Joining, offer_in, welcome_of
 
 
@@ -212,6 +213,29 @@ def test_another_version_is_told_before_anything_else_that_node_0_may_say_otherw
         assert stage.heard.get(timeout=20) == {"kind": "refused", "message": str(error)}, "node 0 names it"
     with pytest.raises(DisagreementError, match="the version of git-gru on here is .* and on node 0 unknown"):
         offer_in({"kind": "welcome"}, "here")
+
+
+def test_a_compressor_that_does_not_fit_is_told_before_node_0_is_looked_for(stage: Stage) -> None:
+    """Node 0, with the same words, ends before it listens."""
+    problem = 'sync.compress = "topk" does not fit sync.strategy = "local-sgd"'
+    words = ("sync.strategy=local-sgd", "sync.compress=topk")
+    nobody = stage.says()
+    for said, commit in ((words, None), (words, "HEAD")):
+        error = stage.refusal(nobody, *said, commit=commit)
+        assert isinstance(error, RecipeError)
+        assert problem in str(error)
+    stage.work.write("gru.toml", stage.work.read("gru.toml") + b'[sync]\nstrategy = "local-sgd"\n')
+    stage.work.commit("another recipe")
+    error = stage.refusal(nobody, words[1], commit="HEAD")
+    assert isinstance(error, RecipeError)
+    assert problem in str(error)
+    assert stage.connections == 0
+    error = stage.refusal(stage.says(stage.welcome, END), words[1], "sync.warmup=2")
+    assert isinstance(error, DisagreementError), "the recipe that node 0 trains by takes that compressor"
+    assert "the key sync.compress on" in str(error)
+    assert (
+        f"by this clone's own recipe node 0 could not begin: gru.toml: {problem}" in stage.watcher.waited[0]
+    )
 
 
 def test_a_port_that_something_else_has(stage: Stage) -> None:

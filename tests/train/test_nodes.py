@@ -119,10 +119,10 @@ Process = subprocess.Popen[bytes]
 
 
 class Pair:
-    """Node 0 in the project's repository, node 1 in a clone of it."""
+    """Node 0 in the project's repository, nodes 1 and 2 in a clone of it."""
 
     def __init__(self, project: Any, other: Any) -> None:
-        self.works = (project.work, other)
+        self.works = (project.work, other, other)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -174,10 +174,14 @@ def test_two_nodes_make_what_two_workers_of_one_make(project: Any, pair: Pair) -
 
 @pytest.mark.slow
 def test_nodes_that_train_something_else_are_named_on_every_node(pair: Pair) -> None:
-    nodes = [pair.start(0), pair.start(1, "--set", "train.lr=0.5")]
+    nodes = [pair.start(rank, nnodes="3") for rank in (0, 1)]
+    assert nodes[1].stderr is not None
+    while b"node 1 is ready" not in (line := nodes[1].stderr.readline()):
+        assert line, "it ended"
+    nodes.append(pair.start(2, "--set", "train.lr=0.5", nnodes="3"))
     for status, _, said in map(ended, nodes):
         assert status in (4, 7)
-        assert "the key train.lr on" in said
+        assert "the key train.lr on" in said, "on the node that has the same words as node 0, too"
         assert "(127.0.0.1) is 0.5, and on node 0 0.02" in said
     pair.works[1].write("notes.txt", b"x")
     pair.works[1].commit("another commit")
