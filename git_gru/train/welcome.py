@@ -110,7 +110,8 @@ def offer_in(welcome: Message, who: str) -> Offer:
 def generation_in(told: Message, nodes: Nodes, number: int) -> Generation:
     """This node's part, as node `number`, in the generation that it is told to begin. Raises `JoinError`."""
     names = ("index", "rank", "count", "port")
-    if not all(_is_whole(told.get(name)) for name in names) or not told["rank"] < told["count"]:
+    is_whole = all(_is_whole(told.get(name)) for name in names)
+    if not (is_whole and told["rank"] < told["count"] and told["port"] < 1 << 16):
         raise no_node_0(f"a generation {[told.get(name) for name in names]!r:.80}")
     return Generation(
         index=told["index"], node=number, rank=told["rank"], count=told["count"],
@@ -194,6 +195,11 @@ def _is_text(value: object) -> bool:
     return isinstance(value, str) and value.isprintable()
 
 
+def _is_override(value: object) -> bool:
+    """Of the recipe, but for what each node says for itself."""
+    return isinstance(value, str) and not value.lstrip().startswith(f"{_OWN}.")
+
+
 def _is_id(value: object) -> bool:
     return isinstance(value, str) and is_full_id(value)
 
@@ -209,7 +215,7 @@ _VALID: dict[str, Callable[[Any], bool]] = {
     "parent_model": lambda value: value is None or _is_text(value),
     "recipe": lambda value: isinstance(value, dict),
     "recipe_path": _is_text,
-    "overrides": lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
+    "overrides": lambda value: isinstance(value, list) and all(map(_is_override, value)),
     "architecture": lambda value: isinstance(value, dict),
     "device": _is_text,
     "lost_after": lambda value: type(value) in (int, float) and 0 < value < threading.TIMEOUT_MAX,
