@@ -133,8 +133,6 @@ def command(
     if nodes is not None and detach:
         raise click.UsageError("--nnodes and --detach exclude each other")
     launch = overrides if nproc is None else (*overrides, f"launch.nproc={nproc}")
-    if resumed is not None:
-        _refuse_others(context)
     repo = Repository.find()
     if nodes is not None and not nodes.is_first:
         said = context.get_parameter_source
@@ -146,6 +144,8 @@ def command(
             overrides=launch if sync is None else (*launch, f"sync.strategy={sync}"),
         )
         return _assist(repo, joining, as_json=as_json)
+    if resumed is not None:
+        _refuse_others(context)
     overrides += () if sync is None else (f"sync.strategy={sync}",)
     overrides += () if site is None else (f"sync.site={site}",)
     request: Request | str

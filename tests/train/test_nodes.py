@@ -229,10 +229,10 @@ def test_nodes_that_do_not_come(pair: Pair) -> None:
 
 
 def test_what_counts_on_node_0_alone_is_named_elsewhere(pair: Pair) -> None:
-    said_of_all = ("--branch", "long", "--push", "origin", "--tensorboard", "board")
+    said_of_all = ("--branch", "long", "--push", "origin", "--resume", "RUN", "--tensorboard", "board")
     status, _, said = ended(pair.start(1, *said_of_all, "--set", "launch.join_timeout=0.1"))
     assert status == 7
-    assert "git gru: --branch, --push, --tensorboard: counts on node 0 alone, not here\n" in said
+    assert "git gru: --branch, --push, --resume, --tensorboard: counts on node 0 alone, not here\n" in said
     _, _, said = ended(pair.start(1, "--set", "launch.join_timeout=0.1"))
     assert "counts on node 0 alone" not in said
 
