@@ -46,7 +46,9 @@ _OF_NODE_0 = ("branch", "here", "site", "allow_dirty", "push", "resumed", "tenso
     "--node-rank", type=click.IntRange(min=0), metavar="K", help="Which of them this is; 0 keeps the run."
 )
 @click.option("--rdzv-endpoint", "endpoint", metavar="HOST:PORT", help="Where node 0 listens for the others.")
-@click.option("--local-addr", "address", metavar="ADDR", help="This machine's address, if it has several.")
+@click.option(
+    "--local-addr", "address", metavar="ADDR", help="This machine's IPv4 address, if it has several."
+)
 @click.option(
     "--launcher",
     type=click.Choice(LAUNCHERS),
@@ -131,8 +133,6 @@ def command(
     if nodes is not None and detach:
         raise click.UsageError("--nnodes and --detach exclude each other")
     launch = overrides if nproc is None else (*overrides, f"launch.nproc={nproc}")
-    if resumed is not None:
-        _refuse_others(context)
     repo = Repository.find()
     if nodes is not None and not nodes.is_first:
         said = context.get_parameter_source
@@ -144,6 +144,8 @@ def command(
             overrides=launch if sync is None else (*launch, f"sync.strategy={sync}"),
         )
         return _assist(repo, joining, as_json=as_json)
+    if resumed is not None:
+        _refuse_others(context)
     overrides += () if sync is None else (f"sync.strategy={sync}",)
     overrides += () if site is None else (f"sync.site={site}",)
     request: Request | str
@@ -231,6 +233,11 @@ def _nodes(counts: str | None, number: int | None, endpoint: str | None, address
     nodes = nodes_of(known, number, endpoint, address)
     if nodes.is_public:
         say(f"{endpoint} is a public address: whoever reaches it can disturb the run (docs/security.md)")
+    if nodes.is_loopback:
+        say(
+            f"{endpoint} is the loopback interface here, so no other machine reaches it: name node 0's address in your network "
+            "(where its name means a loopback address, as in many an /etc/hosts)"
+        )
     return nodes
 
 

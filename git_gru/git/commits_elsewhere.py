@@ -1,11 +1,20 @@
 """Commits that this clone does not have yet: brought from its remotes."""
 
+import re
+
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
+
+_FULL_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class CommitElsewhereError(InputError):
     """A commit that neither this clone nor one of its remotes has."""
+
+
+def is_full_id(text: str) -> bool:
+    """Whether this is the full id of an object: nothing that git would take for an option, a refspec or a branch."""
+    return _FULL_ID.fullmatch(text) is not None
 
 
 def bring_commit(repo: Repository, commit: str) -> None:
@@ -13,6 +22,8 @@ def bring_commit(repo: Repository, commit: str) -> None:
 
     No branch and no remote-tracking branch changes. Raises `CommitElsewhereError`.
     """
+    if not is_full_id(commit):
+        raise CommitElsewhereError(f"{commit[:80]!r} is not the full id of a commit")
     if _is_here(repo, commit):
         return
     remotes = sorted(repo.git("remote").decode().split(), key=lambda name: name != "origin")

@@ -30,7 +30,7 @@ def main() -> int:
         signal.SIGTERM, lambda number, frame: None
     )  # a scheduler's, of all processes: the launcher sees to it
     job = Job.read(Path(job_file))
-    os.environ.update(_variables(job, threads))
+    os.environ.update(variables_of(job, threads))
     with collector_off():
         from torch.distributed import run
         from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -73,7 +73,8 @@ def _arguments(job: Job, job_file: str, backend: str) -> list[str]:
     ]
 
 
-def _variables(job: Job, threads: str) -> dict[str, str]:
+def variables_of(job: Job, threads: str) -> dict[str, str]:
+    """What the environment of a job's workers is changed to; what the user has set of it for gloo and NCCL stays."""
     variables = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
@@ -85,8 +86,9 @@ def _variables(job: Job, threads: str) -> dict[str, str]:
     interface = interface_of(job.generation.address) if job.generation is not None else loopback
     if "TORCH_CPP_LOG_LEVEL" not in os.environ:
         variables["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # it warns of every address without a name
-    if interface is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
-        variables["GLOO_SOCKET_IFNAME"] = interface
+    if interface is not None:  # NCCL takes a name for a prefix, unless it stands behind "="
+        named = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": f"={interface}"}
+        variables |= {name: value for name, value in named.items() if name not in os.environ}
     return variables
 
 

@@ -25,13 +25,22 @@ from git_gru.git.run_folders import LAUNCHER, hold, run_folder
 from git_gru.train.failures import find_cause, is_loss, stall_cause
 from git_gru.train.following import POLL_SECONDS, Command, Ended, Watcher, follow_agent
 from git_gru.train.interrupts import Interrupts, counted_interrupts
-from git_gru.train.job import Job, Start
+from git_gru.train.job import Job
 from git_gru.train.leading import WaitInterruptedError
 from git_gru.train.line import LOST, Line, Message
-from git_gru.train.nodes import Generation, JoinError
+from git_gru.train.nodes import JoinError
 from git_gru.train.plan import require_torch
 from git_gru.train.recipe_file import launch_of
-from git_gru.train.welcome import Joining, job_told
+from git_gru.train.welcome import (
+    Joining,
+    Offer,
+    beginning_in,
+    generation_in,
+    job_told,
+    no_node_0,
+    offer_in,
+    problem_here,
+)
 
 _TRY_SECONDS = 2.0
 _PAUSE_SECONDS = 0.3
@@ -43,6 +52,10 @@ class NodeLostError(RunFailedError):
     """Node 0 is lost, and with it the run's commits."""
 
 
+class NoWelcomeError(JoinError):
+    """A connection to the endpoint ended before it was said there what is trained."""
+
+
 def assist(repo: Repository, joining: Joining, watcher: Watcher) -> tuple[int, bool]:
     """Trains for node 0 until that ends the run; this node's number, and whether the run went through to the end.
 
@@ -50,6 +63,8 @@ def assist(repo: Repository, joining: Joining, watcher: Watcher) -> tuple[int, b
     `JoinError` when node 0 was not found, `NodeLostError` when it is lost, and `GruError` for what this node cannot do.
     """
     require_torch()
+    if (problem := problem_here(repo, joining)) is not None:
+        watcher.waiting(f"by this clone's own recipe node 0 could not begin: {problem}")
     sweep_runs(repo)
     with counted_interrupts() as interrupts:
         return _Assistant(repo, joining, watcher, interrupts).run()
@@ -64,12 +79,13 @@ class _Assistant:
         self._inbox: queue.SimpleQueue[tuple[Line, Message]] = queue.SimpleQueue()
         self._line: Line | None = None
         self._number = 0
+        self._offer: Offer | None = None
         self._job: Job | None = None
         self._end: Message | None = None
         self._ended = 0.0
         self._lost: str | None = None
         self._failure: RunFailedError | None = None
-        self._has_left = self._is_halted = False
+        self._has_left = self._is_halted = self._is_welcome = False
 
     @property
     def _who(self) -> str:
@@ -78,22 +94,36 @@ class _Assistant:
     def run(self) -> tuple[int, bool]:
         """See `assist`."""
         lost: NodeLostError | None = None
+        until, told = self._deadline(), ""
         with self._folder() as folder:
             while True:
                 try:
-                    line = self._find()
+                    line = self._find(until)
                 except JoinError as error:
                     raise lost or error from None
                 try:
                     finished = self._serve(line, folder)
                     return self._number, finished
                 except NodeLostError as error:
-                    lost = error
+                    why, told, lost, until = str(error), "", error, self._deadline()
+                    if not self._nodes.counts.is_elastic:
+                        raise
+                except NoWelcomeError as error:
+                    why = str(error)
+                    if not self._nodes.counts.is_elastic or time.monotonic() > until:
+                        raise lost or error from None
                 finally:
                     line.close()
-                if not self._nodes.counts.is_elastic:
-                    raise lost
-                self._watcher.waiting(f"{lost}; waiting for it up to {self._launch.join_timeout:g} seconds")
+                if why != told:
+                    told = why
+                    self._watcher.waiting(
+                        f"{why}; waiting for it up to {self._launch.join_timeout:g} seconds"
+                    )
+                time.sleep(_PAUSE_SECONDS)
+
+    def _deadline(self) -> float:
+        """Until when node 0 is waited for from now on, on the monotonic clock."""
+        return time.monotonic() + self._launch.join_timeout
 
     @contextlib.contextmanager
     def _folder(self) -> Iterator[Path]:
@@ -108,10 +138,10 @@ class _Assistant:
                 else:
                     shutil.rmtree(folder / "data", ignore_errors=True)
 
-    def _find(self) -> Line:
+    def _find(self, until: float) -> Line:
         """Connects with node 0, which may take its time to begin. Raises `JoinError`."""
         host, port, patience = self._nodes.host, self._nodes.port, self._launch.join_timeout
-        until, told = time.monotonic() + patience, False
+        told = False
         while True:
             self._check_interrupts()
             try:
@@ -140,7 +170,7 @@ class _Assistant:
             except queue.Empty:
                 continue
             if message["kind"] == "refused":
-                raise JoinError(f"node 0 refused this node: {message['message']}")
+                raise JoinError(f"node 0 refused this node: {message.get('message')}")
             if message["kind"] == "welcome":
                 self._prepare(line, message, folder)
             elif message["kind"] == "train":
@@ -150,7 +180,7 @@ class _Assistant:
 
     def _greet(self, line: Line) -> None:
         """Begins with a connection."""
-        self._line, self._lost, self._end = line, None, None
+        self._line, self._lost, self._end, self._is_welcome = line, None, None, False
         nodes, name = self._nodes, socket.gethostname()
         line.send("hello", name=name, address=nodes.address, number=nodes.number, nnodes=str(nodes.counts))
 
@@ -167,11 +197,13 @@ class _Assistant:
 
     def _prepare(self, line: Line, welcome: Message, folder: Path) -> None:
         """Makes ready, or says why that cannot be."""
-        self._number = int(welcome["number"])
-        line.silence = float(welcome["lost_after"])
         try:
-            if self._job is None or (self._job.run, self._job.source) != (welcome["run"], welcome["commit"]):
-                self._job = job_told(self._repo, self._joining, welcome, self._who, folder)
+            offer = offer_in(welcome, self._who)
+            self._is_welcome = True
+            self._number, line.silence = welcome["number"], offer.lost_after
+            if self._job is None or offer != self._offer:
+                self._job = job_told(self._repo, self._joining, offer, self._who, folder)
+                self._offer = offer
         except GruError as error:
             line.send("refused", message=str(error))
             raise
@@ -185,15 +217,13 @@ class _Assistant:
 
     def _train(self, line: Line, told: Message) -> None:
         """One generation."""
-        assert self._job is not None
-        nodes = self._nodes
-        generation = Generation(
-            index=told["index"], node=self._number, rank=told["rank"], count=told["count"],
-            host=nodes.host, port=told["port"], address=nodes.address,
-        )  # fmt: skip
-        start = None if told["start"] is None else Start(**told["start"])
-        job = replace(self._job, generation=generation, start=start, round_end=told["round_end"])
+        if self._job is None:
+            raise no_node_0("that a generation begins, before it has said of what")
+        generation = generation_in(told, self._nodes, self._number)
+        start, round_end = beginning_in(told)
+        job = replace(self._job, generation=generation, start=start, round_end=round_end)
         self._is_halted = False
+        self._failure = None  # of a generation that node 0 went on from
         ended = follow_agent(job, self._watcher, lambda event: None, self._interrupts, self._command)
         failure = None
         if not (ended.halted or ended.killed) and ended.returncode != 0:
@@ -229,16 +259,22 @@ class _Assistant:
         return {"message": f"{who}{cause.message}", "hint": cause.hint, "own": own}
 
     def _outcome(self, end: Message) -> bool:
-        if end["state"] == "failed":
+        if end.get("state") == "failed":
             raise self._failure or RunFailedError(
-                f"the run has failed: {end['message']}", hint="What it made is on node 0: git gru runs"
+                f"the run has failed: {end.get('message')}", hint="What it made is on node 0: git gru runs"
             )
-        return bool(end["state"] == "finished")
+        return bool(end.get("state") == "finished")
 
     def _check_lost(self) -> None:
-        """Raises `NodeLostError` when node 0 is lost, or what failed here before."""
+        """Raises `NodeLostError` when node 0 is lost, or what failed here before; `NoWelcomeError` if it was never there."""
         if self._lost is None or self._end is not None:
             return
+        if not self._is_welcome:
+            raise NoWelcomeError(
+                f"node 0 at {self._nodes.host}:{self._nodes.port} was lost before it said what is trained, or is something "
+                f"else ({self._lost})",
+                hint="See what node 0 says. Where another program has that port, choose another --rdzv-endpoint on all nodes.",
+            )
         run = f" of the run {self._job.run}" if self._job else ""
         resume = self._job.run if self._job else "RUN"
         raise self._failure or NodeLostError(

@@ -143,7 +143,9 @@ class _Leader:
                 raise WaitInterruptedError(f"stopped while waiting for nodes: {self._there(there)}")
             if self._roll.refusal is not None and not self._counts.is_elastic:
                 raise JoinError(self._roll.refusal, hint="Start this run anew on all nodes.")
-            if there >= self._counts.least and not self._roll.training:
+            if there < self._counts.least or self._roll.training:
+                enough_since = None
+            else:
                 enough_since = now if enough_since is None else enough_since
                 if there >= self._counts.most or now - enough_since >= last_call:
                     return
@@ -161,10 +163,12 @@ class _Leader:
 
     def _not_enough(self, there: int) -> JoinError:
         who = ", ".join(["node 0", *map(str, self._roll.chosen)])
+        slow = ", ".join(map(str, self._roll.preparing))
+        late = f"; still fetching the commit or preparing its data: {slow}" if slow else ""
         asked = f"at least {self._counts.least}" if self._counts.is_elastic else f"the {self._counts.least}"
         where = f"{self._nodes.host}:{self._nodes.port}"
         return JoinError(
-            f"only {there} of {asked} nodes came within {self._launch.join_timeout:g} seconds (launch.join_timeout): {who}",
+            f"only {there} of {asked} nodes came within {self._launch.join_timeout:g} seconds (launch.join_timeout): {who}{late}",
             hint=f"Start the others with the same command; each must reach {where}.",
         )
 

@@ -64,9 +64,14 @@ class Nodes:
     @property
     def is_public(self) -> bool:
         """Whether anyone on the internet might reach the endpoint."""
-        with contextlib.suppress(ValueError, OSError):
-            return ipaddress.ip_address(socket.gethostbyname(self.host)).is_global
-        return False
+        found = _address_of(self.host)
+        return found is not None and found.is_global
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the endpoint means this machine to every machine, so that no other one reaches it."""
+        found = _address_of(self.host)
+        return found is not None and found.is_loopback
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,12 +108,61 @@ def nodes_of(counts: Counts, number: int | None, endpoint: str, address: str | N
             hint="Give each node a number of its own.",
         )
     found = _ENDPOINT.fullmatch(endpoint)
-    if found is None or not 0 < int(found["port"]) < 1 << 16:
+    if found is None or not 0 < int(found["port"]) < 1 << 16 or not _is_host(found["host"]):
         raise NodesError(f"--rdzv-endpoint is {endpoint!r}, and must be HOST:PORT, node 0's address")
-    host, port = found["host"].strip("[]"), int(found["port"])
+    host, port = found["host"], int(found["port"])
+    if host.startswith("["):
+        raise NodesError(
+            f"--rdzv-endpoint is {endpoint}, an IPv6 address, and nodes meet over IPv4 alone",
+            hint="Name an IPv4 address of node 0.",
+        )
+    if (at := _address_of(host)) is not None and at.is_unspecified:
+        raise NodesError(
+            f"--rdzv-endpoint is {endpoint}, which stands for all addresses of a machine: node 0 listens at one alone",
+            hint="Name the address of node 0 by which the others reach it.",
+        )
+    if address is not None:
+        _require_own(address)
     return Nodes(
         counts=counts, number=number, host=host, port=port, address=address or _own_address(host, port)
     )
+
+
+def _is_host(text: str) -> bool:
+    """Whether it can be a host's name or address at all."""
+    try:
+        return bool(text.encode("idna"))
+    except UnicodeError:
+        return False
+
+
+def _address_of(host: str) -> ipaddress.IPv4Address | None:
+    """What the name of a host stands for here; None where that is not known."""
+    with contextlib.suppress(ValueError, OSError):
+        return ipaddress.IPv4Address(socket.gethostbyname(host))
+    return None
+
+
+def _require_own(address: str) -> None:
+    """Raises `NodesError` unless this is an address of this machine's."""
+    hint = "Leave it out, and the address counts by which this machine reaches node 0."
+    try:
+        found = ipaddress.IPv4Address(address)
+    except ValueError as error:
+        raise NodesError(
+            f"--local-addr is {address!r}, and must be an IPv4 address of this machine", hint=hint
+        ) from error
+    if found.is_unspecified or found.is_multicast or not _can_bind(address):
+        raise NodesError(f"--local-addr is {address}, which is no address of this machine's own", hint=hint)
+
+
+def _can_bind(address: str) -> bool:
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+            probe.bind((address, 0))
+    except OSError:
+        return False
+    return True
 
 
 def _own_address(host: str, port: int) -> str:

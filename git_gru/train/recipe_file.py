@@ -79,12 +79,17 @@ def overridden(table: Mapping[str, Any], overrides: Sequence[str], *, where: str
     return recipe_of(changed, where=where)
 
 
+def tables_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tables that `overrides` alone make, by section. Raises `RecipeError` for keys that are none."""
+    tables: dict[str, Any] = {}
+    for override in overrides:
+        _override(tables, override)
+    return tables
+
+
 def launch_of(overrides: Sequence[str]) -> LaunchRecipe:
     """`[launch]` as `overrides` alone make it. Raises `RecipeError`, also for overrides of other sections."""
-    table: dict[str, Any] = {}
-    for override in overrides:
-        _override(table, override)
-    return LaunchRecipe(**table.get(LaunchRecipe.name, {}))
+    return LaunchRecipe(**tables_of(overrides).get(LaunchRecipe.name, {}))
 
 
 def reference() -> str:

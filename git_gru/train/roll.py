@@ -20,6 +20,8 @@ from git_gru.train.nodes import Generation, JoinError, Nodes
 
 _GOODBYE = 2.0
 """Seconds for which nodes that were told of the end are waited for, so that it reaches them."""
+_PAUSE = 0.1
+"""Seconds until a connection is taken again after one could not be."""
 
 
 class Standing(Enum):
@@ -77,6 +79,7 @@ class Roll:
         self._nodes, self._silence = nodes, silence
         self._batch, self._workers = batch, workers
         self._offer: Message | None = None
+        self._is_closed = threading.Event()
         self._inbox: queue.SimpleQueue[tuple[Line, Message]] = queue.SimpleQueue()
         self._numbers: dict[tuple[str, str], int] = {}
         self.members: list[Member] = []
@@ -99,6 +102,7 @@ class Roll:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._is_closed.set()
         self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits there
         self._listener.close()
         for member in self.members:
@@ -116,18 +120,24 @@ class Roll:
 
     @property
     def chosen(self) -> list[Member]:
-        """Those of them that the next generation will have: as many as may be."""
-        return sorted(self.ready[: self._nodes.counts.most - 1], key=lambda one: one.number)
+        """Those of them that the next generation will have: as many as may be, and as have a sample for each worker."""
+        found: list[Member] = []
+        workers = self._workers
+        for one in self.ready:
+            if len(found) < self._nodes.counts.most - 1 and workers + one.workers <= self._batch:
+                found.append(one)
+                workers += one.workers
+        return sorted(found, key=lambda one: one.number)
+
+    @property
+    def preparing(self) -> list[Member]:
+        """Who has been told what is trained, and is fetching or preparing it."""
+        return [one for one in self.members if one.standing is Standing.CALLED]
 
     @property
     def training(self) -> list[Member]:
         """Whose workers are there."""
         return [one for one in self.members if one.standing is Standing.TRAINING]
-
-    @property
-    def workers(self) -> int:
-        """The workers of node 0 and of all that are ready."""
-        return self._workers + sum(one.workers for one in self.ready)
 
     def poll(self) -> None:
         """Takes all that the nodes have said meanwhile."""
@@ -190,9 +200,11 @@ class Roll:
         while True:
             try:
                 connection, _ = self._listener.accept()
-            except OSError:
-                return  # closed
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError:  # one connection's trouble, or too many open files: others come
+                if self._is_closed.wait(_PAUSE):
+                    return
+                continue
             Line(connection, self._silence, self._inbox)
 
     def _welcome(self, line: Line, hello: Message) -> None:
@@ -226,9 +238,11 @@ class Roll:
         kind = message["kind"]
         if kind == "ready":
             member.workers = int(message.get("workers", 1))
-            if self.workers + member.workers > self._batch:
+            if member.workers < 1:
+                raise ValueError("no workers")
+            if (workers := self._workers_with(member)) > self._batch:
                 self.members.remove(member)
-                self._refuse(member.line, self._too_many(member))
+                self._refuse(member.line, self._too_many(member, workers))
                 return
             member.standing, member.since = Standing.READY, time.monotonic()
         elif kind == "ended" and member.standing is Standing.TRAINING:
@@ -244,8 +258,14 @@ class Roll:
             if member.standing is Standing.TRAINING:
                 self.losses.append(Loss(member, str(message["reason"]), member.line.heard))
 
-    def _too_many(self, member: Member) -> str:
-        workers = self.workers + member.workers
+    def _workers_with(self, member: Member) -> int:
+        """How many workers there would be with a node; with one that is more than may be, if all others had left."""
+        chosen = self.chosen
+        is_spare = len(chosen) >= self._nodes.counts.most - 1
+        others = 0 if is_spare else sum(one.workers for one in chosen)
+        return self._workers + others + member.workers
+
+    def _too_many(self, member: Member, workers: int) -> str:
         return f"{member} would make {workers} workers, and each needs a sample of train.batch, which is {self._batch}"
 
 

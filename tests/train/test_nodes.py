@@ -6,12 +6,16 @@ import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from git_gru.train.nodes import Counts, Nodes, NodesError, counts_of, interface_of, nodes_of
+from git_gru.train.agent import variables_of
+from git_gru.train.launch import job_of
+from git_gru.train.nodes import Counts, Generation, Nodes, NodesError, counts_of, interface_of, nodes_of
+from git_gru.train.plan import Request, make_plan
 
 
 @pytest.mark.parametrize(
@@ -23,6 +27,16 @@ from git_gru.train.nodes import Counts, Nodes, NodesError, counts_of, interface_
         ("2", 0, "127.0.0.1:0", "must be HOST:PORT"),
         ("2", 0, "127.0.0.1:65536", "must be HOST:PORT"),
         ("2", 0, "a host:1", "must be HOST:PORT"),
+        ("2", 0, "a..b:1", "must be HOST:PORT"),
+        ("2", 0, f"{'a' * 64}:1", "must be HOST:PORT"),
+        (
+            "2",
+            0,
+            "[::1]:29400",
+            r"--rdzv-endpoint is \[::1\]:29400, an IPv6 address, and nodes meet over IPv4",
+        ),
+        ("2", 1, "0.0.0.0:29400", "which stands for all addresses of a machine"),
+        ("2", 0, "0:29400", "which stands for all addresses of a machine"),
         ("2", 1, "no-such-host.invalid:29400", "no-such-host.invalid .* cannot be reached from here"),
         (
             "1",
@@ -47,8 +61,46 @@ def test_a_node_finds_its_own_address() -> None:
         counts=three, number=1, host="127.0.0.1", port=29400, address="127.0.0.1"
     )
     assert nodes_of(three, None, "127.0.0.1:29400", "127.0.0.9").address == "127.0.0.9"
-    assert not nodes_of(three, 0, "10.1.2.3:1", "10.1.2.3").is_public
-    assert nodes_of(three, 0, "8.8.8.8:1", "10.1.2.3").is_public
+    kinds = {
+        host: (nodes.is_public, nodes.is_loopback)
+        for host in ("10.1.2.3", "8.8.8.8", "127.0.1.1")
+        for nodes in [nodes_of(three, 0, f"{host}:1", "127.0.0.1")]
+    }
+    assert kinds == {"10.1.2.3": (False, False), "8.8.8.8": (True, False), "127.0.1.1": (False, True)}
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        ("nonsense", "--local-addr is 'nonsense', and must be an IPv4 address of this machine"),
+        ("localhost", "must be an IPv4 address"),
+        ("::1", "must be an IPv4 address"),
+        ("", "must be an IPv4 address"),
+        ("192.0.2.1", "--local-addr is 192.0.2.1, which is no address of this machine's own"),
+        ("224.0.0.1", "which is no address of"),
+        ("0.0.0.0", "which is no address of"),
+    ],
+)
+def test_what_is_no_address_of_this_machine(address: str, problem: str) -> None:
+    with pytest.raises(NodesError, match=problem):
+        nodes_of(counts_of("2"), 1, "127.0.0.1:29400", address)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="an ioctl of Linux")
+def test_workers_talk_over_the_interface_of_the_nodes_address(
+    project: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repo = project.work.repository
+    here = Generation(index=1, node=0, rank=0, count=2, host="127.0.0.1", port=1, address="127.0.0.1")
+    alone = job_of(repo, make_plan(repo, Request()))
+    names = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "=lo"}
+    for job in (alone, replace(alone, generation=here)):
+        for name in names:
+            monkeypatch.delenv(name, raising=False)
+        assert names.items() <= variables_of(job, "1").items()
+        for name in names:
+            monkeypatch.setenv(name, "eth7")
+        assert not names.keys() & variables_of(job, "1").keys(), "the user's own counts"
 
 
 def test_how_many_nodes() -> None:
@@ -67,10 +119,10 @@ Process = subprocess.Popen[bytes]
 
 
 class Pair:
-    """Node 0 in the project's repository, node 1 in a clone of it."""
+    """Node 0 in the project's repository, nodes 1 and 2 in a clone of it."""
 
     def __init__(self, project: Any, other: Any) -> None:
-        self.works = (project.work, other)
+        self.works = (project.work, other, other)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -122,10 +174,14 @@ def test_two_nodes_make_what_two_workers_of_one_make(project: Any, pair: Pair) -
 
 @pytest.mark.slow
 def test_nodes_that_train_something_else_are_named_on_every_node(pair: Pair) -> None:
-    nodes = [pair.start(0), pair.start(1, "--set", "train.lr=0.5")]
+    nodes = [pair.start(rank, nnodes="3") for rank in (0, 1)]
+    assert nodes[1].stderr is not None
+    while b"node 1 is ready" not in (line := nodes[1].stderr.readline()):
+        assert line, "it ended"
+    nodes.append(pair.start(2, "--set", "train.lr=0.5", nnodes="3"))
     for status, _, said in map(ended, nodes):
         assert status in (4, 7)
-        assert "the key train.lr on" in said
+        assert "the key train.lr on" in said, "on the node that has the same words as node 0, too"
         assert "(127.0.0.1) is 0.5, and on node 0 0.02" in said
     pair.works[1].write("notes.txt", b"x")
     pair.works[1].commit("another commit")
@@ -173,10 +229,10 @@ def test_nodes_that_do_not_come(pair: Pair) -> None:
 
 
 def test_what_counts_on_node_0_alone_is_named_elsewhere(pair: Pair) -> None:
-    said_of_all = ("--branch", "long", "--push", "origin", "--tensorboard", "board")
+    said_of_all = ("--branch", "long", "--push", "origin", "--resume", "RUN", "--tensorboard", "board")
     status, _, said = ended(pair.start(1, *said_of_all, "--set", "launch.join_timeout=0.1"))
     assert status == 7
-    assert "git gru: --branch, --push, --tensorboard: counts on node 0 alone, not here\n" in said
+    assert "git gru: --branch, --push, --resume, --tensorboard: counts on node 0 alone, not here\n" in said
     _, _, said = ended(pair.start(1, "--set", "launch.join_timeout=0.1"))
     assert "counts on node 0 alone" not in said
 
@@ -186,6 +242,7 @@ def test_what_counts_on_node_0_alone_is_named_elsewhere(pair: Pair) -> None:
 def test_a_ctrl_c_while_waiting_ends_at_once(pair: Pair, rank: int, waiting: Any) -> None:
     node = pair.start(rank)
     assert node.stderr is not None
+    assert b"is the loopback interface here, so no other machine reaches it" in node.stderr.readline()
     assert b"waiting for node" in node.stderr.readline()
     node.send_signal(signal.SIGINT)
     status, _, said = ended(node)

@@ -1,7 +1,9 @@
 """Node 0's list of the nodes that have joined, and the line between two: real sockets on the loopback interface, no workers."""
 
 import json
+import os
 import queue
+import resource
 import socket
 import threading
 import time
@@ -129,6 +131,40 @@ def test_who_does_not_fit_is_refused_and_the_others_stay(head: Callable[..., Hea
     assert [one.name for one in it.roll.members] == ["a"]
     assert len(it.roll.told) == 2
     assert it.roll.refusal == it.roll.told[0]
+
+
+def test_a_spare_node_may_have_as_many_workers_as_it_can_stand_in_with(head: Callable[..., Head]) -> None:
+    it = head()
+    it.roll.open({})
+    callers = {name: ready(it, name) for name in "ab"}
+    spare = ready(it, "c", workers=3)
+    greedy = ready(it, "d", workers=4)
+    assert "would make 5 workers, and each needs a sample" in greedy.next()["message"]
+    assert spare.inbox.empty()
+    assert [one.name for one in it.roll.ready] == ["a", "b", "c"]
+    left = []
+    for name in "ab":
+        left.append([one.name for one in it.roll.chosen])
+        callers[name].line.close()
+        it.until(lambda name=name: all(one.name != name for one in it.roll.members))
+    left.append([one.name for one in it.roll.chosen])
+    assert left == [["a", "b"], ["b"], ["c"]], "never more workers than samples"
+
+
+def test_a_connection_that_cannot_be_taken_is_taken_later(head: Callable[..., Head]) -> None:
+    it = head()
+    it.roll.open({})
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket() as stranger:
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))  # no file can be opened any more
+        try:
+            stranger.connect(("127.0.0.1", it.port))
+            time.sleep(0.3)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        ready(it, "a")
 
 
 def test_a_fixed_number_of_nodes_have_numbers_of_their_own(head: Callable[..., Head]) -> None:
