@@ -39,7 +39,7 @@ def _accuracy(axes: Axes, outcomes: list[dict[str, Any]]) -> None:
     axes.axvline(0, color=OTHER, linewidth=1)
     labels = [f"{one['variant']['name']} / {one['variant']['against']}" for one in compared]
     axes.set_yticks(range(len(compared)), labels)
-    axes.set_xlabel("difference of the validation loss, % (mean, 95 % interval; red: the threshold)")
+    axes.set_xlabel("difference of validation losses, % (95 % interval; red: threshold)")
 
 
 def _communication(axes: Axes, costs: Mapping[str, Mapping[str, float]]) -> None:
