@@ -19,6 +19,7 @@ A merge is a function of its parents, so sites that merge the same come to the s
 """
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,16 +32,17 @@ from git_gru.git.publishing import publish_revisions
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import ModelReader
 from git_gru.git.run import GitCommandError
-from git_gru.runs.trailers import ROUND, SAMPLES, parse_checkpoint, read_trailers
+from git_gru.runs.trailers import ROUND, SAMPLES, SITE, CheckpointInfo, parse_checkpoint, read_trailers
 from git_gru.store.manifest import Manifest
 from git_gru.tensors.combine import normalised
 from git_gru.tensors.strategies import STRATEGIES
 
 SITES = "Gru-Merge-Sites"
 _TIPS = "refs/gru/sites/"
+_SPECIAL = re.compile(r"[^A-Za-z0-9_-]")
+_LOOKED_AT = 8
+"""Commits that are looked at for a site's newest checkpoint, of those that say the site: a commit may quote another's message."""
 _QUIET = {"GIT_TERMINAL_PROMPT": "0"}  # nobody is there to answer
-_LOOKED_BACK = 32
-"""Commits from a tip on in which a site's newest checkpoint stands: only merges are after it."""
 
 
 class SiteTakenError(InputError):
@@ -119,6 +121,17 @@ def push_site(repo: Repository, remote: str, branch: str, commit: str) -> None:
             f"the branch {branch} of {remote} has commits that are not of this site: another clone trains under its name",
             hint="Give each site a name of its own: --site NAME",
         ) from error
+
+
+def newest_checkpoint(repo: Repository, site: str, tip: str) -> CheckpointInfo | None:
+    """What the newest checkpoint of a site says, among the commits of its branch; None where there is none.
+
+    A merge at the tip has sides of any length: so it is asked for by its trailer, not looked for among the first commits.
+    """
+    name = _SPECIAL.sub(r"\\\g<0>", site)  # that of another site is whatever the host says
+    said = ("--extended-regexp", f"--grep=^{SITE}: {name}$", f"--max-count={_LOOKED_AT}")
+    found = (parse_checkpoint(message) for _, message in _log(repo, *said, tip))
+    return next((info for info in found if info and info.site and info.site.site == site), None)
 
 
 def checkpoint_of_round(repo: Repository, tip: SiteTip, round: int, since: str) -> str | None:
@@ -244,11 +257,10 @@ def _samples(repo: Repository, base: str, sides: Mapping[str, str]) -> dict[str,
 
 
 def _tip(repo: Repository, site: str, commit: str) -> SiteTip:
-    for _, message in _log(repo, f"--max-count={_LOOKED_BACK}", commit):
-        info = parse_checkpoint(message)
-        if info is not None and info.site is not None and info.site.site == site:
-            return SiteTip(site=site, commit=commit, round=info.site.round, metrics=info.metrics)
-    return SiteTip(site=site, commit=commit)
+    info = newest_checkpoint(repo, site, commit)
+    if info is None or info.site is None:
+        return SiteTip(site=site, commit=commit)
+    return SiteTip(site=site, commit=commit, round=info.site.round, metrics=info.metrics)
 
 
 def _log(repo: Repository, *which: str) -> list[tuple[str, str]]:

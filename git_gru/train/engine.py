@@ -91,7 +91,7 @@ class Engine:
         self._balance = Balancer(recipe.balance, batch=recipe.train.batch, ranks=world.size, rank=world.rank)
         self._met = job.done
         self._rounds = SnapshotWriter(job.folder) if job.keeps_rounds and world.rank == 0 else None
-        self._heart = Heartbeat(job.heartbeats / str(world.rank))
+        self._heart = Heartbeat(job.heartbeats / str(world.rank), world.local_rank)
         losses = _earlier_losses(job, repo) if world.rank == 0 else None
         self._patience = Patience(recipe.train.patience, world.tell(losses))
         self._guard = Guard(

@@ -137,7 +137,7 @@ def _completed(job: Job, failure: Failure) -> Failure:
 
 def stall_cause(job: Job, stall: Stall) -> Failure:
     """The failure of a run that was ended because a worker stood still."""
-    log = None if stall.rank is None else _log_of(job, stall.rank)
+    log = None if stall.local_rank is None else _log_of(job, stall.local_rank)
     hint = "Look at its machine: a stopped process, a disk or network that hangs. guard.stall says how long is too long."
     return _completed(job, Failure(message=str(stall), rank=stall.rank, log=log, step=stall.step, hint=hint))
 
@@ -175,8 +175,8 @@ def _sentence(failure: dict[str, Any]) -> str:
     return f"ended with exit status {failure['exitcode']}"
 
 
-def _log_of(job: Job, rank: int) -> str | None:
-    logs = sorted(job.logs.glob(f"*/attempt_*/{rank}/stderr.log"))
+def _log_of(job: Job, local_rank: int) -> str | None:
+    logs = sorted(job.logs.glob(f"*/attempt_*/{local_rank}/stderr.log"))
     return str(logs[-1]) if logs else None
 
 

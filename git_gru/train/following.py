@@ -89,7 +89,8 @@ def follow_agent(
     shutil.rmtree(job.heartbeats, ignore_errors=True)
     job.failures.unlink(missing_ok=True)
     job.pause.unlink(missing_ok=True)
-    stalls, stall = StallWatch(job.heartbeats, job.recipe.guard.stall), None
+    elsewhere = job.generation is not None and job.generation.count > 1
+    stalls, stall = StallWatch(job.heartbeats, job.recipe.guard.stall, elsewhere=elsewhere), None
     stopped = paused = halted = False
     with _agent(job, listener) as agent:
         while True:

@@ -8,6 +8,9 @@ on the same machine reads them.
 A worker is *stalled* when it showed no sign of life for `guard.stall` seconds (it is stopped, or hangs in a system call or
 in native code), or when it stood in one phase of one step for so long. One worker's stall holds all others up, which
 wait for its gradients: so the blame goes to the one that is least far. Validation and checkpoints take as long as they take.
+
+Where several machines train, whoever is alive and past its data may wait for a worker elsewhere. It began to wait at most as much
+earlier as a step takes, and counts as stalled after twice the time: by then that machine's launcher has told of the one at fault.
 """
 
 import contextlib
@@ -22,7 +25,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-_BEAT = struct.Struct("=ddqq")  # sign of life, since when, step, phase
+_BEAT = struct.Struct("=ddqqq")  # sign of life, since when, step, phase, local rank
 ALIVE_EVERY = 1.0
 SURE_AFTER = 20
 """Looks in a row that must find a stall: a machine that was frozen looks stalled when it thaws, until everyone woke up."""
@@ -45,13 +48,15 @@ class Beat:
     since: float
     step: int
     phase: Phase
+    local_rank: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stall:
-    """A worker that stands still; `rank` is None when all stand at the same point."""
+    """A worker that stands still, by its rank and that on its machine; both are None when all stand at the same point."""
 
     rank: int | None
+    local_rank: int | None
     step: int
     seconds: float
 
@@ -63,8 +68,8 @@ class Stall:
 class Heartbeat:
     """A worker's own file, there as long as the context lasts."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, local_rank: int) -> None:
+        self._path, self._local_rank = path, local_rank
         self._memory: mmap.mmap | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._live, name="git-gru-heartbeat", daemon=True)
@@ -72,7 +77,8 @@ class Heartbeat:
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("w+b") as file:
-            file.write(_BEAT.pack(time.monotonic(), time.monotonic(), 0, Phase.CHECKPOINT))
+            now = time.monotonic()
+            file.write(_BEAT.pack(now, now, 0, Phase.CHECKPOINT, self._local_rank))
             file.flush()
             self._memory = mmap.mmap(file.fileno(), _BEAT.size)
         self._thread.start()
@@ -97,34 +103,37 @@ class Heartbeat:
 
 
 class StallWatch:
-    """The launcher's side: `poll` once in a while."""
+    """The launcher's side: `poll` once in a while. `elsewhere` says whether other machines have workers, too."""
 
-    def __init__(self, folder: Path, limit: float) -> None:
-        self._folder, self._limit = folder, limit
+    def __init__(self, folder: Path, limit: float, *, elsewhere: bool) -> None:
+        self._folder, self._limit, self._elsewhere = folder, limit, elsewhere
         self._found = 0
 
     def poll(self) -> Stall | None:
         """The stall, once it is sure."""
         if not self._limit or not self._folder.is_dir():
             return None
-        stall = find_stall(read_beats(self._folder), self._limit, time.monotonic())
+        stall = find_stall(read_beats(self._folder), self._limit, time.monotonic(), elsewhere=self._elsewhere)
         self._found = self._found + 1 if stall else 0
         return stall if self._found >= SURE_AFTER else None
 
 
-def find_stall(beats: Mapping[int, Beat], limit: float, now: float) -> Stall | None:
-    """The stall that `beats` (by rank) show at the time `now`, or None."""
+def find_stall(beats: Mapping[int, Beat], limit: float, now: float, *, elsewhere: bool) -> Stall | None:
+    """The stall that `beats` (by rank) show at the time `now`, or None; `elsewhere` as in `StallWatch`."""
     for rank, beat in sorted(beats.items()):
         if now - beat.alive > limit:
-            return Stall(rank=rank, step=beat.step, seconds=now - beat.alive)
+            return Stall(rank=rank, local_rank=beat.local_rank, step=beat.step, seconds=now - beat.alive)
     if not beats:
         return None
     least = min((beat.step, beat.phase) for beat in beats.values())
     last = [rank for rank, beat in beats.items() if (beat.step, beat.phase) == least]
     seconds = now - max(beats[rank].since for rank in last)
-    if seconds <= limit or least[1] is Phase.CHECKPOINT:
+    may_wait = elsewhere and least[1] is not Phase.DATA
+    if seconds <= limit * (2 if may_wait else 1) or least[1] is Phase.CHECKPOINT:
         return None
-    return Stall(rank=last[0] if len(last) == 1 else None, step=least[0], seconds=seconds)
+    if len(last) > 1 or (may_wait and len(beats) == 1):
+        return Stall(rank=None, local_rank=None, step=least[0], seconds=seconds)
+    return Stall(rank=last[0], local_rank=beats[last[0]].local_rank, step=least[0], seconds=seconds)
 
 
 def read_beats(folder: Path) -> dict[int, Beat]:
@@ -132,6 +141,6 @@ def read_beats(folder: Path) -> dict[int, Beat]:
     found = {}
     for path in folder.iterdir() if folder.is_dir() else ():
         with contextlib.suppress(OSError, struct.error):  # one that is just being made, or taken away
-            alive, since, step, phase = _BEAT.unpack(path.read_bytes())
-            found[int(path.name)] = Beat(alive, since, step, Phase(phase))
+            alive, since, step, phase, local_rank = _BEAT.unpack(path.read_bytes())
+            found[int(path.name)] = Beat(alive, since, step, Phase(phase), local_rank)
     return found

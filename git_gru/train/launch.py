@@ -10,6 +10,7 @@ one ends them at once; in both cases everything committed stays. Where there are
 
 import contextlib
 import shutil
+import socket
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -62,20 +63,26 @@ def run_held(repo: Repository, plan: Plan, watcher: Watcher) -> RunRecord:
 
 
 def _run(repo: Repository, plan: Plan, job: Job, watcher: Watcher, roll: Roll | None) -> RunRecord:
-    """Trains; afterwards only the logs of a run that failed stay in its folder."""
-    keep_logs = False
+    """Trains; afterwards only the logs of a run that failed stay in its folder.
+
+    Also where the launcher itself fails, the record says so.
+    """
     publisher = keeper = None
     try:
         with publishing(repo, plan, job) as publisher:
             keeper = Keeper(repo, job, plan.before or first_record(plan), publisher)
             return _follow(repo, plan, job, watcher, keeper, roll)
-    except RunFailedError:
-        keep_logs = keeper is not None and keeper.has_begun
+    except BaseException as error:
+        if keeper is not None and keeper.has_begun and keeper.record.state is RunState.RUNNING:
+            failure = Failure(message=str(error) or type(error).__name__, host=socket.gethostname())
+            keeper.keep(replace(keeper.record, state=RunState.FAILED, ended=time.time(), failure=failure))
         raise
     finally:
         if publisher is not None and publisher.failure is not None:
             watcher.event(Event(time=time.time(), step=publisher.step, message=publisher.failure))
-        if keep_logs:  # but not the data, which the commit holds
+        if (
+            keeper is not None and keeper.record.state is RunState.FAILED
+        ):  # but not the data, which the commit holds
             shutil.rmtree(job.data, ignore_errors=True)
         else:
             shutil.rmtree(job.folder, ignore_errors=True)

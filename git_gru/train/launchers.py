@@ -4,17 +4,24 @@ A node needs Git access to the repository and git-gru, nothing else: it clones, 
 clone goes away with the job.
 """
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from git_gru.errors import InputError
 from git_gru.git.repository import Repository
 from git_gru.git.revisions import resolve_commit
+from git_gru.git.sources import absolute
+from git_gru.git.transport import shown
 from git_gru.train.nodes import Counts
 
 LAUNCHERS = ("slurm", "kubernetes")
 PORT = 29400
+
+_CREDENTIALS = re.compile(r"https?://[^/@]*@|[a-z+]+://[^/@:]*:[^/@]*@", re.IGNORECASE)
+"""A user or a token before the host; of ssh, a password alone, for its user is no secret."""
 
 
 class LauncherError(InputError):
@@ -35,7 +42,7 @@ class Launch:
 def plan_launch(
     repo: Repository, commit: str, *, counts: Counts, remote: str, words: Sequence[str]
 ) -> Launch:
-    """Raises `LauncherError` for a remote that is none, or does not have the commit."""
+    """Raises `LauncherError` for a remote that is none, lacks the commit, or has an address that no script should have."""
     full = resolve_commit(repo, commit)
     found = repo.completed("remote", "get-url", remote)
     if found.returncode != 0:
@@ -50,7 +57,22 @@ def plan_launch(
             hint=f"Push it: git push {remote} {commit}:…; if it is there: git fetch {remote}",
         )
     url = found.stdout.decode("utf-8", "surrogateescape").strip()
+    _require_portable(repo, remote, url)
     return Launch(commit=full, counts=counts, url=url, remote=remote, words=tuple(words))
+
+
+def _require_portable(repo: Repository, remote: str, url: str) -> None:
+    """Refuses an address that means nothing elsewhere, or holds what may be a secret: a script is kept, and shown around."""
+    if absolute(repo, url) != url and not Path(url).is_absolute():
+        raise LauncherError(
+            f"the address of {remote} is the relative path {url}, which other machines do not have",
+            hint=f"Give it one that each node reaches: git remote set-url {remote} URL",
+        )
+    if _CREDENTIALS.match(url):
+        raise LauncherError(
+            f"the address of {remote} has a user or password in it, and would stand in the script: {shown(url)}",
+            hint=f"Take it out (git remote set-url {remote} {shown(url)}), and give the nodes a credential helper or an ssh key.",
+        )
 
 
 def script(launcher: str, launch: Launch) -> str:
@@ -68,7 +90,8 @@ def slurm(launch: Launch) -> str:
 #SBATCH --job-name=git-gru
 #SBATCH --nodes={_slurm_nodes(launch.counts)}
 #SBATCH --ntasks-per-node=1
-# Written by `git gru train --launcher slurm`. Add what your cluster asks for: --partition, --time, --gpus-per-node, …
+# Written by `git gru train --launcher slurm`.
+# Add what your cluster asks for: --partition, --time, --signal=TERM@120, --gpus-per-node, …
 set -eu
 GIT_GRU_HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export GIT_GRU_HEAD
@@ -113,6 +136,7 @@ def _replicas(kind: str, count: int, node: str, *, is_elastic: bool) -> str:
       restartPolicy: {restart}
       template:
         spec:
+          terminationGracePeriodSeconds: 120
           containers:
             - name: pytorch
               image: git-gru
@@ -127,12 +151,20 @@ def _replicas(kind: str, count: int, node: str, *, is_elastic: bool) -> str:
 
 
 def _node_script(launch: Launch, rank: str, head: str) -> str:
-    """What each node runs; `rank` and `head` are variables of the scheduler's."""
+    """What each node runs; `rank` and `head` are variables of the scheduler's.
+
+    A scheduler that ends the job sends SIGTERM, in Kubernetes to the shell alone. It is passed on, and the clone goes away only
+    after git-gru has: that makes a last commit, and pushes it. Before there is a `$!`, there is nothing to pass it on to.
+    """
     words = shlex.join(launch.words)
     return f"""set -eu
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap '[ -n "${{!-}}" ] || exit 143; kill -TERM "$!" || :' INT TERM
 GIT_GRU_SKIP_SMUDGE=1 git clone --quiet --origin {shlex.quote(launch.remote)} {shlex.quote(launch.url)} "$work/repository"
 cd "$work/repository"
 git gru train {launch.commit} --nnodes {launch.counts} --node-rank "{rank}" --rdzv-endpoint "{head}:{PORT}" \\
-  --push {shlex.quote(launch.remote)}{" " + words if words else ""}"""
+  --push {shlex.quote(launch.remote)}{" " + words if words else ""} &
+# a signal ends `wait`, not what it waits for
+while status=0; wait "$!" || status=$?; kill -0 "$!" 2>/dev/null; do :; done
+exit "$status\""""

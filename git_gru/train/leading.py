@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from git_gru.errors import GruError
 from git_gru.git.repository import Repository
 from git_gru.git.run_folders import WORKER, hold
-from git_gru.runs.metrics import Event, EventWriter, parse_events
+from git_gru.runs.metrics import Event, EventWriter
 from git_gru.runs.record import Failure
 from git_gru.train.failures import LOST_ANOTHER, find_cause, is_loss, stall_cause
 from git_gru.train.following import POLL_SECONDS, Command, Ended, Watcher, by_user, follow_agent
@@ -28,7 +28,7 @@ from git_gru.train.job import Job
 from git_gru.train.keeping import Keeper
 from git_gru.train.nodes import JoinError, Nodes
 from git_gru.train.plan import Plan
-from git_gru.train.rewinding import events_until, rewound, round_end_after
+from git_gru.train.rewinding import cut_events, rewound, round_end_after
 from git_gru.train.roll import Member, Roll
 from git_gru.train.round_snapshots import discard
 from git_gru.train.welcome import welcome_of
@@ -73,8 +73,9 @@ def lead(
     leader = _Leader(repo, job, nodes, roll, keeper, watcher, interrupts)
     try:
         ended, failure = leader.run()
-    except (JoinError, WaitInterruptedError) as error:
-        roll.end("failed" if isinstance(error, JoinError) else "stopped", str(error))
+    except BaseException as error:  # whatever it is: the other nodes wait for word
+        state = "stopped" if isinstance(error, WaitInterruptedError) else "failed"
+        roll.end(state, str(error) or type(error).__name__)
         raise
     finally:
         discard(job.folder)
@@ -82,6 +83,17 @@ def lead(
     state = "failed" if failure is not None else "stopped" if stopped or ended.killed else "finished"
     roll.end(state, failure.message if failure else None)
     return ended, failure
+
+
+def _listening(nodes: Nodes) -> socket.socket:
+    """Where the store of a generation is to listen. Raises `JoinError`."""
+    try:
+        return socket.create_server((nodes.host, 0))
+    except OSError as error:
+        raise JoinError(
+            f"node 0 cannot listen at {nodes.host} any more: {error.strerror or error}",
+            hint="The address of --rdzv-endpoint must be this machine's, for as long as the run goes on.",
+        ) from error
 
 
 class _Leader:
@@ -106,8 +118,9 @@ class _Leader:
         """All generations."""
         index, in_vain = 1, 0
         self._gather(last_call=self._launch.last_call)
+        listener = _listening(self._nodes)
         while True:
-            ended = self._train(index)
+            ended = self._train(index, listener)
             if ended.killed or (ended.returncode == 0 and self._is_over(ended)):
                 return ended, None
             failure, reasons, since = self._judged(ended)
@@ -123,6 +136,7 @@ class _Leader:
                 return ended, Failure(message=text)
             try:
                 self._gather(last_call=0.0)
+                listener = _listening(self._nodes)
             except JoinError as error:
                 lost = f"{'; '.join(reasons)}, and then " if reasons else ""
                 return ended, Failure(message=f"{lost}{error}", hint=error.hint)
@@ -172,10 +186,10 @@ class _Leader:
             hint=f"Start the others with the same command; each must reach {where}.",
         )
 
-    def _train(self, index: int) -> Ended:
-        """One generation."""
+    def _train(self, index: int, listener: socket.socket) -> Ended:
+        """One generation, whose agent keeps its store at `listener`."""
         self._step, self._first_failure = 0, None
-        with socket.create_server((self._nodes.host, 0)) as listener:
+        with listener:
             own, self._others = self._roll.train(
                 index, listener.getsockname()[1], self._job.start, self._job.round_end
             )
@@ -295,8 +309,7 @@ class _Leader:
             round_end = round_end_after(record.step, self._job.folder)
             if round_end is not None:
                 record = replace(record, step=round_end)
-            events = parse_events(self._job.events.read_bytes()) if self._job.events.exists() else []
-            self._job.events.write_bytes(events_until(record, events))
+            cut_events(self._job.events, record)
         self._keeper.record = record
         ref = f"refs/heads/{record.branch}"
         self._job = replace(self._job, start=start, round_end=round_end, ref=ref, generation=None)

@@ -13,7 +13,7 @@ from git_gru.git.commits import free_branch, move_ref
 from git_gru.git.repository import Repository
 from git_gru.git.run_refs import read_checkpoints
 from git_gru.git.run_states import read_states
-from git_gru.runs.metrics import Event
+from git_gru.runs.metrics import Event, parse_events
 from git_gru.runs.record import RunRecord
 from git_gru.train.job import Start
 from git_gru.train.round_snapshots import discard, read_snapshot
@@ -55,6 +55,14 @@ def round_end_after(step: int, folder: Path) -> int | None:
         return found.step
     discard(folder)
     return None
+
+
+def cut_events(path: Path, record: RunRecord) -> None:
+    """Takes out of an event log what `events_until` leaves out; whatever happens, the log is there, the old one or the new."""
+    events = parse_events(path.read_bytes()) if path.exists() else []
+    beside = path.with_name(f"{path.name}.new")
+    beside.write_bytes(events_until(record, events))
+    beside.replace(path)
 
 
 def events_until(record: RunRecord, before: Sequence[Event]) -> bytes:

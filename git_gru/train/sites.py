@@ -21,12 +21,12 @@ from git_gru.git.sites import (
     checkpoint_of_round,
     fetch_sites,
     merge_sites,
+    newest_checkpoint,
     push_site,
     round_of,
     site_branch,
 )
 from git_gru.git.sources import push_urls
-from git_gru.runs.trailers import parse_checkpoint
 from git_gru.train.plan import Request, read_recipe
 from git_gru.train.recipe import SyncRecipe
 
@@ -73,21 +73,18 @@ def begin_site(repo: Repository, request: Request) -> Request | str:
 
 def _run_to_resume(repo: Repository, branch: str, tip: str) -> str:
     """The run whose checkpoint is at the branch, or before the merge that is there."""
-    log = repo.git("log", "--max-count=32", "--format=%B%x00", tip).decode("utf-8", "replace")
-    site = branch.rpartition("/")[2]
-    for message in log.split("\0"):
-        info = parse_checkpoint(message.strip())
-        if info is not None and info.site is not None and info.site.site == site:
-            if info.run in run_ids(repo):
-                return info.run
-            raise SiteError(
-                f"the branch {branch} is of the run {info.run}, which is not here, nor what a resume of it needs",
-                hint=f"To start anew from it as the host has it: git branch -D {branch}, and the same command again",
-            )
-    raise SiteError(
-        f"the branch {branch} is there already, and no run of this site has made it",
-        hint="Choose another --site, or another name for the group: --set sync.group=NAME",
-    )
+    info = newest_checkpoint(repo, branch.rpartition("/")[2], tip)
+    if info is None:
+        raise SiteError(
+            f"the branch {branch} is there already, and no run of this site has made it",
+            hint="Choose another --site, or another name for the group: --set sync.group=NAME",
+        )
+    if info.run not in run_ids(repo):
+        raise SiteError(
+            f"the branch {branch} is of the run {info.run}, which is not here, nor what a resume of it needs",
+            hint=f"To start anew from it as the host has it: git branch -D {branch}, and the same command again",
+        )
+    return info.run
 
 
 class SiteLink:

@@ -27,6 +27,7 @@ class World:
     size: int
     device: torch.device
     control: dist.ProcessGroup | None = None
+    local_rank: int = 0
 
     @classmethod
     def alone(cls, device: str = "cpu") -> "World":
@@ -134,6 +135,6 @@ def join(wanted: str, *, rank: int, size: int, local_rank: int, local_size: int)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         dist.init_process_group("nccl", timeout=TIMEOUT, device_id=device)
-        return World(rank, size, device, dist.new_group(backend="gloo", timeout=TIMEOUT))
+        return World(rank, size, device, dist.new_group(backend="gloo", timeout=TIMEOUT), local_rank)
     dist.init_process_group("gloo", timeout=TIMEOUT)
-    return World(rank, size, device, dist.new_group(backend="gloo", timeout=TIMEOUT))
+    return World(rank, size, device, dist.new_group(backend="gloo", timeout=TIMEOUT), local_rank)

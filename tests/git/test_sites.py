@@ -155,6 +155,24 @@ def test_of_a_site_that_is_ahead_the_checkpoint_of_the_same_round_is_found(
     assert checkpoint_of_round(a.repo, tip, 7, own) is None
 
 
+def test_a_site_is_found_below_a_merge_with_a_long_side(clone: Callable[[str], Clone]) -> None:
+    a, b = clone("a"), clone("b")
+    first = a.train(1.0, 0.0)
+    tree = a.repo.git("rev-parse", f"{first}^{{tree}}").decode().strip()
+    b.train(2.0, 0.0)
+    for _ in range(40):
+        b.tip = b.repo.git("commit-tree", f"{b.tip}^{{tree}}", "-p", b.tip, "-m", "more").decode().strip()
+    b.push()
+    fetch_sites(a.repo, "origin", "g")
+    a.tip = a.repo.git("commit-tree", tree, "-p", first, "-p", b.tip, "-m", "sync: a, b").decode().strip()
+    a.push()
+    tips = fetch_sites(b.repo, "origin", "g")
+    assert {site: (tip.round, tip.metrics) for site, tip in tips.items()} == {
+        "a": (1, {"val_loss": 1.0}),
+        "b": (1, {"val_loss": 2.0}),
+    }
+
+
 def test_what_cannot_be_averaged_is_left_out(clone: Callable[[str], Clone]) -> None:
     a, b, c, d = (clone(site) for site in "abcd")
     a.train(1.0, 1.0)

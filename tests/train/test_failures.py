@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from git_gru.runs.metrics import Event, EventWriter
-from git_gru.train.failures import LOG_BYTES, collect_logs, find_cause, step_noted
+from git_gru.train.failures import LOG_BYTES, collect_logs, find_cause, stall_cause, step_noted
+from git_gru.train.heartbeat import Stall
 from git_gru.train.job import Job
 from git_gru.train.recipe_file import recipe_of
 
@@ -77,6 +78,15 @@ def test_logs_are_found_cut_and_named_by_rank(job: Job) -> None:
     assert logs["rank-1.stderr.log"].endswith(b"xend")
     job.failures.write_text(json.dumps([KILLED]))
     assert find_cause(job, 1).log == str(folder / "stderr.log")
+
+
+def test_the_log_of_a_stall_is_that_of_the_rank_on_this_machine(job: Job) -> None:
+    for local_rank in (0, 1):
+        folder = job.logs / "r_abc" / "attempt_0" / str(local_rank)
+        folder.mkdir(parents=True)
+        (folder / "stderr.log").touch()
+    cause = stall_cause(job, Stall(rank=3, local_rank=1, step=7, seconds=12))
+    assert (cause.rank, cause.log) == (3, str(folder / "stderr.log"))
 
 
 def test_a_job_comes_back_as_it_was(job: Job) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from git_gru.train.launchers import LAUNCHERS, Launch, script
+from git_gru.train.launchers import LAUNCHERS, Launch, LauncherError, plan_launch, script
 from git_gru.train.nodes import counts_of
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "launchers"
@@ -50,6 +50,72 @@ def test_the_manifest_is_yaml_and_its_script_is_sh(tmp_path: Path) -> None:
         (container,) = spec["template"]["spec"]["containers"]
         (program,) = container["args"]
         assert subprocess.run(["sh", "-n"], input=program.encode(), check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("../hub.git", "the address of origin is the relative path ../hub.git"),
+        ("https://me:tok3n@example.com/m.git", "has a user or password in it, .* https://example.com/m.git"),
+        ("https://tok3n@example.com/m.git", "has a user or password in it"),
+        ("ssh://git:tok3n@example.com/m.git", "has a user or password in it"),
+        ("https://example.com/a@b.git", None),
+        ("ssh://git@example.com:22/m.git", None),
+        ("git@example.com:m.git", None),
+        ("/srv/m.git", None),
+    ],
+)
+def test_an_address_for_a_script(repo: Any, url: str, problem: str | None) -> None:
+    repo.write("a", b"x")
+    commit = repo.commit("a")
+    repo.git("remote", "add", "origin", url)
+    repo.git("update-ref", "refs/remotes/origin/main", commit)
+
+    def planned() -> Launch:
+        return plan_launch(repo.repository, "HEAD", counts=counts_of("2"), remote="origin", words=())
+
+    if problem is None:
+        assert planned().url == url
+        return
+    with pytest.raises(LauncherError, match=problem) as refused:
+        planned()
+    assert "tok3n" not in f"{refused.value}{refused.value.hint}"
+
+
+GIT = """#!/bin/sh
+# stands in for git: training stops well at SIGTERM, but not at once
+[ "$1" != clone ] || exec mkdir "${0%/*}/work/repository"
+echo $$ > "${0%/*}/training"
+trap 'sleep 0.2; echo committed > "${0%/*}/last"; exit 130' TERM
+n=0
+while [ $((n += 1)) -lt 1000 ]; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_a_job_that_is_ended_makes_its_last_commit_first(launcher: str, tmp_path: Path, waiting: Any) -> None:
+    text = script(launcher, LAUNCH)
+    if launcher == "kubernetes":
+        pod = yaml.safe_load(text)["spec"]["pytorchReplicaSpecs"]["Master"]["template"]["spec"]
+        (text,) = pod["containers"][0]["args"]
+    stand_ins = {
+        "git": GIT,
+        "mktemp": '#!/bin/sh\nmkdir "${0%/*}/work"\necho "${0%/*}/work"\n',
+        "scontrol": "#!/bin/sh\necho 127.0.0.1\n",
+        "srun": '#!/bin/sh\nshift\nexec "$@"\n',
+    }
+    for name, program in stand_ins.items():
+        (tmp_path / name).write_text(program)
+        (tmp_path / name).chmod(0o755)
+    told = {"RANK": "1", "MASTER_ADDR": "127.0.0.1", "SLURM_NODEID": "1", "SLURM_JOB_NODELIST": "node[0-1]"}
+    job = subprocess.Popen(
+        ["sh", "-c", text], env={**os.environ, **told, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    )
+    waiting(lambda: (tmp_path / "training").exists() and (tmp_path / "training").read_text())
+    job.terminate()  # the shell alone, as the first process of a container is
+    assert job.wait(timeout=60) == 130
+    assert (tmp_path / "last").read_text() == "committed\n"
+    assert not (tmp_path / "work").exists(), "the clone goes away after all that"
 
 
 SRUN = """#!/bin/sh
