@@ -15,7 +15,7 @@ test: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -n $${PYTEST_WORKERS:-4} --dist loadgroup
+	$(BIN)/pytest -n $${PYTEST_WORKERS:-4}
 
 demo: .venv/ready
 	@folder="$(DEMO)"; n=2; \

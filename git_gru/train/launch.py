@@ -80,9 +80,8 @@ def _run(repo: Repository, plan: Plan, job: Job, watcher: Watcher, roll: Roll | 
     finally:
         if publisher is not None and publisher.failure is not None:
             watcher.event(Event(time=time.time(), step=publisher.step, message=publisher.failure))
-        if (
-            keeper is not None and keeper.record.state is RunState.FAILED
-        ):  # but not the data, which the commit holds
+        if keeper is not None and keeper.record.state is RunState.FAILED:
+            # its logs stay, but not the data, which the commit holds
             shutil.rmtree(job.data, ignore_errors=True)
         else:
             shutil.rmtree(job.folder, ignore_errors=True)

@@ -267,7 +267,7 @@ def test_a_failure_that_node_0_went_on_from_is_no_failure_later(
 ) -> None:
     """Where another node was lost, what workers say here comes of that, and counts for nothing (`leading`)."""
     ends = [
-        Ended(-9, False, False, Stall(rank=0, step=3, seconds=9.0)),
+        Ended(-9, False, False, Stall(rank=0, local_rank=0, step=3, seconds=9.0)),
         Ended(0, False, False, None),
     ]
     monkeypatch.setattr(assisting, "follow_agent", lambda *given: ends.pop(0))

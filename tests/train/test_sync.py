@@ -3,6 +3,7 @@
 Validation, which the ranks share by batches, gives exactly what one process gives.
 """
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("sync")]  # what all look at is made once
+pytestmark = pytest.mark.slow
 
 SGD = {"optimizer": "sgd", "momentum": 0.0, "clip": 0.0, "lr": 0.1}
 """The optimizer without a state: what is linear in the gradients shows how they were averaged."""
@@ -46,15 +47,26 @@ SIZES = (1, 2, 3)
 Outcomes = Callable[[str, int], list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module")
-def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
-    """`outcomes(case, size)`: what `sync_ranks.outcome` gave on each rank. The case "" has what belongs to none."""
-    folder = tmp_path_factory.mktemp("ranks")
+def make_outcomes(folder: Path) -> None:
+    """Has real ranks write what came of every case."""
     cases = [{"name": name, "sync": sync, "train": train} for name, (sync, train) in CASES.items()]
     (folder / "cases.json").write_text(json.dumps(cases))
     script = Path(__file__).with_name("sync_ranks.py")
     command = [sys.executable, str(script), str(folder / "cases.json"), str(folder), *map(str, SIZES)]
     subprocess.run(command, check=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Outcomes:
+    """`outcomes(case, size)`: what `sync_ranks.outcome` gave on each rank. The case "" has what belongs to none."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "ranks"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # pytest's workers make it once between them
+        if not (folder / "done").exists():
+            make_outcomes(folder)
+            (folder / "done").touch()
     loaded = {
         (size, rank): dict(np.load(folder / f"{size}-{rank}.npz")) for size in SIZES for rank in range(size)
     }
