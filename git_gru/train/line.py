@@ -8,7 +8,7 @@ and whatever is no such line ends the connection.
     hello {name, address, number, nnodes}   →
                                             ←    welcome {number, run, commit, recipe, …}  or  refused {message}
     ready {workers}  or  refused {message}  →                 (refused: the node cannot take part)
-                                            ←    train {index, rank, count, port, start}
+                                            ←    train {index, rank, count, port, start, round_end}
                                             ←    halt {}                 (end your workers now: the generation is over)
     ended {index, failure}                  →                            (the workers are gone)
     leave {}                                →                            (the user of that node asks to stop)
