@@ -8,14 +8,14 @@ and every rank steps by the mean of what was sent, without momentum of its own. 
 gathers are the steps that Adam would take by the rank's own gradients, which it knows in full:
 
                                                u ← β₁ · u + (1 − β₁) · g,   s ← β₂ · s + (1 − β₂) · g²
-                                               v ← v + û / √(ŝ / W)       (û, ŝ: without their bias towards zero)
+                                               v ← v + ∛W · û / √ŝ        (û, ŝ: without their bias towards zero)
                                                r ← r + g
                                                send v for the k largest of |v · r|; there v ← 0 and r ← 0
 
 (v · r is what a step by v takes off the loss, to first order. Adam's steps alone are of one size, whether noise or not.)
 
-(An optimizer behind the exchange would see zeros with a large number now and then, and take its squares from that. Gradients of a
-W-th of the batch are noise above all, so √W times as large as those of the whole: hence / W, and the learning rate is AdamW's.)
+(An optimizer behind the exchange would see zeros with a large number now and then, and take its squares from that. Steps by a
+W-th of the batch go a ∛W-th as far as those by the whole, see `local`: hence ∛W, and the learning rate is AdamW's.)
 What is sent is in eight bits (`sparse`); what they lose gathers with the rest. In the first `sync.warmup` steps the density falls
 in five stages from 1/4 to `sync.density`.
 """
@@ -94,7 +94,7 @@ class Largest:
         self.own["raw"].add_(gradients)
         mean = self.own["velocity"].mul_(beta1).add_(gradients, alpha=1 - beta1)
         squares = self.own["squares"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        sizes = (squares / ((1 - beta2**step) * self._wire.size)).sqrt_().add_(_TINY)
+        sizes = (squares / (1 - beta2**step)).sqrt_().div_(math.cbrt(self._wire.size)).add_(_TINY)
         return mean / sizes.mul_(1 - beta1**step)
 
     def _worth(self) -> torch.Tensor:

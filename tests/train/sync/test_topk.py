@@ -101,7 +101,7 @@ def test_one_worker_that_sends_all_steps_as_adamw_does(on_ranks: OnRanks) -> Non
 
 @pytest.mark.usefixtures("unrounded")
 def test_with_adamw_the_steps_that_are_not_sent_gather(on_ranks: OnRanks) -> None:
-    """Equal gradients at every step: Adam's step by them is 1, and √W with W workers, of whose gradients they count as noise."""
+    """Equal gradients at every step: Adam's step by them is 1, and ∛W with W workers."""
     recipe = SyncRecipe(compress="topk", density=0.5, warmup=0)
 
     def work(wire: Any) -> Any:
@@ -109,7 +109,7 @@ def test_with_adamw_the_steps_that_are_not_sent_gather(on_ranks: OnRanks) -> Non
         gradient = torch.tensor([3.0, 2.0])
         return torch.stack([compressor.mean(gradient.clone(), 0.25, step) for step in range(1, 6)])
 
-    expected = torch.tensor([[2.0, 0.0], [0.0, 4.0], [4.0, 0.0], [0.0, 4.0], [4.0, 0.0]])
+    expected = torch.tensor([[1.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0], [2.0, 0.0]]) * 4 ** (1 / 3)
     for found in on_ranks(4, work):
         assert torch.allclose(found, expected, atol=1e-5)
 
