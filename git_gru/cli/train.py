@@ -31,7 +31,46 @@ _OF_NODE_0 = ("branch", "here", "site", "allow_dirty", "push", "resumed", "tenso
 """Options that only the node counts by which keeps the run."""
 
 
-@click.command("train", short_help="Train from a commit into new commits.")
+_HELP = """\
+Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
+
+The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
+training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
+a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7, one that
+diverged with 8.
+
+With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
+on the same branch, to the weights that it would have reached without the interruption.
+
+With --push, a thread publishes each checkpoint as it is made. A push that fails is told, tried again with the next one,
+and never stops the run. Others see the run by `git gru runs fetch` and its commits by `git fetch`.
+
+With --nnodes, several machines train together: the same command on each, in a clone of its own, with --node-rank 0 on the one
+that the endpoint names. Node 0 commits and keeps the record, and says which commit is trained, by which recipe; the others
+fetch it where they do not have it. With MIN:MAX the run begins with MIN nodes, goes on from the last checkpoint when one is
+lost, and takes in those that come later; with N, each has a number of its own, and a lost one ends the run. With --resume on
+node 0 it goes on, with any number of nodes. Whoever reaches the endpoint can disturb the run: keep it inside your network
+(docs/security.md).
+
+With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
+node clones the remote of --push (origin), and node 0 pushes what is committed.
+
+With --sync git --site NAME, this clone is one of several sites that train one model through nothing but commits on the
+remote of --push (origin): each trains for a round (sync.every steps), pushes what it has learnt to its branch
+gru/GROUP/NAME, and goes on from the average with what the others have pushed. The same command goes on after any
+interruption.
+
+With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
+
+\b
+--json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
+         "checkpoints": [{"step", "commit", "metrics": {"val_loss"}}], "tokens_per_s",
+         "fast_forwarded": bool or null, and more of the run's record}; on a node that is not node 0
+         {"node", "nodes": "N" or "MIN:MAX", "state": "finished" | "stopped"}
+"""
+
+
+@click.command("train", short_help="Train from a commit into new commits.", help=_HELP)
 @click.argument("commit", default="HEAD")
 @recipe_option
 @click.option("--branch", metavar="NAME", help="The new branch for checkpoints (by default gru/<run id>).")
@@ -87,42 +126,7 @@ def command(
     allow_dirty: bool, overrides: tuple[str, ...], push: str | None, resumed: str | None, detach: bool,
     tensorboard: Path | None, as_json: bool,
 ) -> int:  # fmt: skip
-    """Train the model of COMMIT (default HEAD) by its recipe; every checkpoint becomes a commit.
-
-    The data are the commit's own files; the worktree is not touched, go on editing. When the commit holds the model,
-    training goes on from it, otherwise it starts from seeded weights. Ctrl-C stops after the current step and commits
-    a last checkpoint (exit status 130); a second Ctrl-C ends at once. A failed run exits with 7, one that
-    diverged with 8.
-
-    With --resume, the run's record says what it trains and how: it goes on from its last checkpoint, under the same id and
-    on the same branch, to the weights that it would have reached without the interruption.
-
-    With --push, a thread publishes each checkpoint as it is made. A push that fails is told, tried again with the next one,
-    and never stops the run. Others see the run by `git gru runs fetch` and its commits by `git fetch`.
-
-    With --nnodes, several machines train together: the same command on each, in a clone of its own, with --node-rank 0 on the one
-    that the endpoint names. Node 0 commits and keeps the record, and says which commit is trained, by which recipe; the others
-    fetch it where they do not have it. With MIN:MAX the run begins with MIN nodes, goes on from the last checkpoint when one is
-    lost, and takes in those that come later; with N, each has a number of its own, and a lost one ends the run. With --resume on
-    node 0 it goes on, with any number of nodes. Whoever reaches the endpoint can disturb the run: keep it inside your network
-    (docs/security.md).
-
-    With --launcher, a script for Slurm's sbatch, or a PyTorchJob for Kubernetes, is printed that starts exactly this run: each
-    node clones the remote of --push (origin), and node 0 pushes what is committed.
-
-    With --sync git --site NAME, this clone is one of several sites that train one model through nothing but commits on the
-    remote of --push (origin): each trains for a round (sync.every steps), pushes what it has learnt to its branch
-    gru/GROUP/NAME, and goes on from the average with what the others have pushed. The same command goes on after any
-    interruption.
-
-    With --detach, the command ends once the run has begun: `git gru runs` shows, follows and stops it.
-
-    \b
-    --json: {"id", "state", "branch", "source", "step", "steps", "initial": {"val_loss"},
-             "checkpoints": [{"step", "commit", "metrics": {"val_loss"}}], "tokens_per_s",
-             "fast_forwarded": bool or null, and more of the run's record}; on a node that is not node 0
-             {"node", "nodes": "N" or "MIN:MAX", "state": "finished" | "stopped"}
-    """
+    """See `_HELP`."""
     if site is not None and (branch is not None or here):
         raise click.UsageError("--site has a branch of its own: --branch and --here do not go with it")
     if branch is not None and here:
@@ -135,23 +139,14 @@ def command(
     launch = overrides if nproc is None else (*overrides, f"launch.nproc={nproc}")
     repo = Repository.find()
     if nodes is not None and not nodes.is_first:
-        said = context.get_parameter_source
-        _say_what_counts_elsewhere(context)
-        joining = Joining(
-            nodes=nodes,
-            commit=commit if said("commit") is ParameterSource.COMMANDLINE else None,
-            recipe_path=recipe_path if said("recipe_path") is ParameterSource.COMMANDLINE else None,
-            overrides=launch if sync is None else (*launch, f"sync.strategy={sync}"),
-        )
-        return _assist(repo, joining, as_json=as_json)
+        words = launch if sync is None else (*launch, f"sync.strategy={sync}")
+        return _assist(context, repo, nodes, words, as_json=as_json)
     if resumed is not None:
         _refuse_others(context)
-    overrides += () if sync is None else (f"sync.strategy={sync}",)
-    overrides += () if site is None else (f"sync.site={site}",)
-    request: Request | str
-    if resumed is not None:
-        request = resumed
+        request: Request | str = resumed
     else:
+        overrides += () if sync is None else (f"sync.strategy={sync}",)
+        overrides += () if site is None else (f"sync.site={site}",)
         request = Request(
             commit=commit, recipe_path=recipe_path, overrides=overrides, branch=branch, here=here, nproc=nproc,
             allow_dirty=allow_dirty, push=push, nodes=nodes,
@@ -160,18 +155,26 @@ def command(
         request = begin_site(repo, request)
         # of a run that goes on, no more may change
         launch = tuple(one for one in launch if one.startswith("launch."))
-    plan = make_plan(repo, request) if isinstance(request, Request) else None
+    plan = make_plan(repo, request) if isinstance(request, Request) else str(request)
     if detach:
-        _detach(repo, plan or str(request), launch, tensorboard, as_json=as_json)
+        _detach(repo, plan, launch, tensorboard, as_json=as_json)
         return 0
+    return _train(repo, plan, nodes, launch, tensorboard, as_json=as_json)
+
+
+def _train(
+    repo: Repository, plan: Plan | str, nodes: Nodes | None, launch: tuple[str, ...], tensorboard: Path | None,
+    *, as_json: bool,
+) -> int:  # fmt: skip
+    """Trains by a plan, or goes on with the run of an id."""
     with contextlib.ExitStack() as stack:
         watcher: Watcher = stack.enter_context(RunProgress())
         if tensorboard is not None:
             watcher = stack.enter_context(TensorBoardExport(watcher, tensorboard))
-        if plan is not None:
+        if isinstance(plan, Plan):
             record = run_plan(repo, plan, watcher)
         else:
-            _, record = resume(repo, str(request), watcher, nodes=nodes, overrides=launch)
+            _, record = resume(repo, plan, watcher, nodes=nodes, overrides=launch)
     forwarded = fast_forward(repo, record) if record.here and record.checkpoints else None
     start_maintenance_if_due(repo, repo.store())
     if as_json:
@@ -253,7 +256,19 @@ def _say_what_counts_elsewhere(context: click.Context) -> None:
         say(f"{', '.join(given)}: counts on node 0 alone, not here")
 
 
-def _assist(repo: Repository, joining: Joining, *, as_json: bool) -> int:
+def _assist(
+    context: click.Context, repo: Repository, nodes: Nodes, overrides: tuple[str, ...], *, as_json: bool
+) -> int:
+    """Trains for node 0; what was not said on the command line, that says."""
+    _say_what_counts_elsewhere(context)
+
+    def said(name: str) -> str | None:
+        is_said = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        return context.params[name] if is_said else None
+
+    joining = Joining(
+        nodes=nodes, commit=said("commit"), recipe_path=said("recipe_path"), overrides=overrides
+    )
     with RunProgress() as progress:
         number, finished = assist(repo, joining, progress)
     state = RunState.FINISHED if finished else RunState.STOPPED
