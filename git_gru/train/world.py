@@ -47,7 +47,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` holds on any rank, the same answer on every rank."""
-        return self.sum([float(flag)])[0] > 0 if self.size > 1 else flag
+        return self.ask(flag)()
 
     def ask(self, flag: bool) -> Callable[[], bool]:
         """As `any`, but it waits where the answer is taken: after a while of other work that is there already."""

@@ -64,12 +64,17 @@ class Tally:
         self.local, self.whole = (int(number) for number in kept)
 
 
+def adam_reach(workers: int) -> float:
+    """How many times as far Adam goes by the gradient of a whole batch as by that of one of `workers` parts of it."""
+    return math.cbrt(workers)
+
+
 def local_lr(recipe: SyncRecipe, train: TrainRecipe, workers: int) -> float:
     """What the learning rate of local steps is, as a share of that of steps together."""
     if recipe.local_lr or recipe.strategy != "diloco":
         return recipe.local_lr or 1.0
-    shorter = math.cbrt(workers) if train.optimizer == "adamw" else 1.0
-    return min(1.0, shorter * (1 - recipe.outer_momentum) / recipe.outer_lr)
+    reach = adam_reach(workers) if train.optimizer == "adamw" else 1.0
+    return min(1.0, reach * (1 - recipe.outer_momentum) / recipe.outer_lr)
 
 
 class LocalSteps(ABC):

@@ -27,6 +27,7 @@ from dataclasses import replace
 import torch
 
 from git_gru.train.recipe import SyncRecipe, TrainRecipe
+from git_gru.train.sync.local import adam_reach
 from git_gru.train.sync.sparse import packed, unpacked
 from git_gru.train.sync.wire import Wire
 
@@ -94,7 +95,7 @@ class Largest:
         self.own["raw"].add_(gradients)
         mean = self.own["velocity"].mul_(beta1).add_(gradients, alpha=1 - beta1)
         squares = self.own["squares"].mul_(beta2).addcmul_(gradients, gradients, value=1 - beta2)
-        sizes = (squares / (1 - beta2**step)).sqrt_().div_(math.cbrt(self._wire.size)).add_(_TINY)
+        sizes = (squares / (1 - beta2**step)).sqrt_().div_(adam_reach(self._wire.size)).add_(_TINY)
         return mean / sizes.mul_(1 - beta1**step)
 
     def _worth(self) -> torch.Tensor:
