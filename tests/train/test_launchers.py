@@ -62,7 +62,7 @@ def test_the_manifest_is_yaml_and_its_script_is_sh(tmp_path: Path) -> None:
         ("https://example.com/a@b.git", None),
         ("ssh://git@example.com:22/m.git", None),
         ("git@example.com:m.git", None),
-        ("/srv/m.git", None),
+        ("file:///hubs/m.git", None),
     ],
 )
 def test_an_address_for_a_script(repo: Any, url: str, problem: str | None) -> None:
@@ -84,7 +84,7 @@ def test_an_address_for_a_script(repo: Any, url: str, problem: str | None) -> No
 
 GIT = """#!/bin/sh
 # stands in for git: training stops well at SIGTERM, but not at once
-[ "$1" != clone ] || exec mkdir "${0%/*}/work/repository"
+[ "$1" != clone ] || exec mkdir "${0%/*}/scratch/repository"
 echo $$ > "${0%/*}/training"
 trap 'sleep 0.2; echo committed > "${0%/*}/last"; exit 130' TERM
 n=0
@@ -100,7 +100,7 @@ def test_a_job_that_is_ended_makes_its_last_commit_first(launcher: str, tmp_path
         (text,) = pod["containers"][0]["args"]
     stand_ins = {
         "git": GIT,
-        "mktemp": '#!/bin/sh\nmkdir "${0%/*}/work"\necho "${0%/*}/work"\n',
+        "mktemp": '#!/bin/sh\nmkdir "${0%/*}/scratch"\necho "${0%/*}/scratch"\n',
         "scontrol": "#!/bin/sh\necho 127.0.0.1\n",
         "srun": '#!/bin/sh\nshift\nexec "$@"\n',
     }
@@ -115,7 +115,7 @@ def test_a_job_that_is_ended_makes_its_last_commit_first(launcher: str, tmp_path
     job.terminate()  # the shell alone, as the first process of a container is
     assert job.wait(timeout=60) == 130
     assert (tmp_path / "last").read_text() == "committed\n"
-    assert not (tmp_path / "work").exists(), "the clone goes away after all that"
+    assert not (tmp_path / "scratch").exists(), "the clone goes away after all that"
 
 
 SRUN = """#!/bin/sh
